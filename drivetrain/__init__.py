@@ -1,0 +1,46 @@
+"""Score image buckets with an exported fastai learner, and know each night whether the model still fits its world.
+
+The functions here are the ones that the ``drivetrain`` command and ``jobs/`` call. Importing this package loads no
+torch, ray or evidently; the first use of a function does.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from drivetrain.config import Config
+from drivetrain.errors import DrivetrainError
+
+if TYPE_CHECKING:
+    from drivetrain.nightly import list_nights, measure_drift, run_night
+    from drivetrain.reference import build_reference
+    from drivetrain.rescore import compare_runs, rescore_run
+    from drivetrain.score import score_images
+
+__version__ = "0.1.0"
+__all__ = [
+    "Config",
+    "DrivetrainError",
+    "build_reference",
+    "compare_runs",
+    "list_nights",
+    "measure_drift",
+    "rescore_run",
+    "run_night",
+    "score_images",
+]
+
+_ROOMS = {
+    "build_reference": "reference",
+    "compare_runs": "rescore",
+    "list_nights": "nightly",
+    "measure_drift": "nightly",
+    "rescore_run": "rescore",
+    "run_night": "nightly",
+    "score_images": "score",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name in _ROOMS:
+        return getattr(import_module(f"drivetrain.{_ROOMS[name]}"), name)
+    raise AttributeError(f"module 'drivetrain' has no attribute {name!r}")

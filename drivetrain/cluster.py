@@ -1,0 +1,175 @@
+"""The only room that imports Ray. It knows tasks, actors and metrics, and it knows no image.
+
+A task is a number; a worker turns it into a result. Tasks are done at least once: whatever a worker writes must be
+harmless when written twice. An actor that dies is replaced and its task tried again, up to MAX_ATTEMPTS times; an
+exception that a worker raises is a wrong setting or a bug and ends the work at once. 0 actors do everything in this
+process, in order: for debugging, and for tests of everything but Ray.
+"""
+
+import logging
+import os
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from typing import Any, Protocol, TypeVar
+
+import ray
+from ray.util import metrics
+
+from drivetrain.console import say
+from drivetrain.errors import DrivetrainError, RunError
+
+MAX_ATTEMPTS = 3
+
+Result = TypeVar("Result", covariant=True)
+
+
+class Worker(Protocol[Result]):
+    """Turns a task into a result."""
+
+    def run(self, task: int) -> Result:
+        """Do one task."""
+        ...
+
+
+class _Actor:
+    """A worker on its own process. Making the worker waits for the first task, so that its errors come back."""
+
+    def __init__(self, make: Callable[[], Worker[Any]]) -> None:
+        self._make = make
+        self._worker: Worker[Any] | None = None
+
+    def run(self, task: int) -> Any:
+        if self._worker is None:
+            self._worker = self._make()
+        return self._worker.run(task)
+
+
+@contextmanager
+def connected(address: str | None, actors: int | None) -> Iterator[None]:
+    """Be connected to a Ray cluster: the one named, RAY_ADDRESS, or a new one on this machine.
+
+    0 actors need no cluster. A connection that was there before stays.
+    """
+    if actors == 0 or ray.is_initialized():
+        yield
+        return
+    own = address is None and not os.environ.get("RAY_ADDRESS")
+    extra: dict[str, Any] = {"include_dashboard": False} if own else {"address": address or "auto"}
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    try:
+        ray.init(log_to_driver=False, logging_level=logging.ERROR, **extra)
+    except (ConnectionError, RuntimeError, ValueError) as error:
+        raise RunError(
+            f"No Ray cluster at {address or os.environ.get('RAY_ADDRESS') or 'this machine'}: {error}"
+        ) from None
+    try:
+        yield
+    finally:
+        ray.shutdown()
+
+
+def default_actors(gpus_per_actor: float) -> int:
+    """One actor a CPU of the cluster, or as many as its GPUs hold; 1 where the cluster has none yet."""
+    resources = ray.cluster_resources()
+    if gpus_per_actor:
+        return max(1, int(resources.get("GPU", 0) / gpus_per_actor))
+    return max(1, int(resources.get("CPU", 0)))
+
+
+def run_tasks(
+    make: Callable[[], Worker[Result]], tasks: Iterable[int], *, actors: int | None, gpus_per_actor: float = 0.0
+) -> Iterator[tuple[int, Result]]:
+    """Do every task and yield (task, result) as they finish, in any order.
+
+    Raises whatever a worker raises, and RunError when a task has killed its actor MAX_ATTEMPTS times.
+    """
+    waiting = deque(tasks)
+    if actors == 0:
+        worker = make()
+        for task in waiting:
+            yield task, worker.run(task)
+        return
+    wanted = min(actors or default_actors(gpus_per_actor), len(waiting))
+    remote = ray.remote(num_cpus=1, num_gpus=gpus_per_actor, max_restarts=0, max_task_retries=0)(_Actor)
+    attempts: dict[int, int] = {}
+    busy: dict[Any, tuple[Any, int]] = {}
+    try:
+        for _ in range(wanted):
+            _hand_out(remote.remote(make), waiting, busy)
+        while busy:
+            ready, _ = ray.wait(list(busy), num_returns=1)
+            actor, task = busy.pop(ready[0])
+            try:
+                result = ray.get(ready[0])
+            except ray.exceptions.RayTaskError as error:
+                raise _cause(error) from None
+            except ray.exceptions.RayError as error:
+                _retry(task, attempts, waiting, error)
+                actor = remote.remote(make)
+            else:
+                yield task, result
+            _hand_out(actor, waiting, busy)
+    finally:
+        for actor, _ in busy.values():
+            ray.kill(actor)
+
+
+def _hand_out(actor: Any, waiting: deque[int], busy: dict[Any, tuple[Any, int]]) -> None:
+    if waiting:
+        task = waiting.popleft()
+        busy[actor.run.remote(task)] = (actor, task)
+
+
+def _retry(task: int, attempts: dict[int, int], waiting: deque[int], error: Exception) -> None:
+    attempts[task] = attempts.get(task, 0) + 1
+    first_line = str(error).strip().splitlines()[0]
+    if attempts[task] >= MAX_ATTEMPTS:
+        raise RunError(
+            f"Shard {task} ended its actor {MAX_ATTEMPTS} times; the last time: {first_line}\n"
+            "Everything finished so far is kept. Give actors more memory (fewer --actors) and run the same command."
+        )
+    say(f"An actor died on shard {task} ({first_line}); trying again on a new one.")
+    waiting.append(task)
+
+
+def _cause(error: Exception) -> BaseException:
+    cause = getattr(error, "cause", None)
+    if isinstance(cause, DrivetrainError):
+        return cause
+    return error
+
+
+class RunMetrics:
+    """What a job tells Prometheus through Ray while it works, labelled by source and run.
+
+    ray_drivetrain_images_scored_total, ray_drivetrain_images_failed_total, ray_drivetrain_images_per_second,
+    ray_drivetrain_shards_waiting. They vanish with the job's node; commit.json keeps the totals.
+    """
+
+    def __init__(self, source: str, run_id: str) -> None:
+        self._started = time.monotonic()
+        self._done = 0
+        self._active = ray.is_initialized()
+        if not self._active:
+            return
+        tags = {"tag_keys": ("source", "run")}
+        self._scored = metrics.Counter("drivetrain_images_scored", "Images scored.", **tags)
+        self._failed = metrics.Counter("drivetrain_images_failed", "Images that got an error row.", **tags)
+        self._rate = metrics.Gauge("drivetrain_images_per_second", "Images a second since the job's start.", **tags)
+        self._waiting = metrics.Gauge("drivetrain_shards_waiting", "Shards without a part yet.", **tags)
+        for metric in (self._scored, self._failed, self._rate, self._waiting):
+            metric.set_default_tags({"source": source, "run": run_id})
+
+    def add(self, images: int, failed: int, waiting: int) -> None:
+        """Count a finished shard."""
+        if not self._active:
+            return
+        self._done += images
+        if images > failed:
+            self._scored.inc(images - failed)
+        if failed:
+            self._failed.inc(failed)
+        self._rate.set(self._done / max(time.monotonic() - self._started, 1e-9))
+        self._waiting.set(waiting)

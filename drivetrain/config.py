@@ -1,0 +1,234 @@
+"""The one strict, typed object that holds every setting; a TOML file, flags, or Python keywords make it.
+
+Knows each key, its meaning and its example (`drivetrain X --help` prints them). Does not know what a key is used for.
+A key that does not exist is an error that names the nearest one. A secret in a uri or in the file is refused:
+credentials come from the environment or the instance profile.
+"""
+
+import difflib
+import re
+import tomllib
+from collections.abc import Mapping
+from datetime import UTC, date, datetime, timedelta
+from pathlib import Path
+from typing import Any, Literal, Self
+from urllib.parse import urlsplit
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+
+from drivetrain.errors import SettingError
+
+Options = dict[str, dict[str, str | int | float | bool]]
+
+_SECRET_KEY = re.compile(r"secret|password|passwd|token|credential|account_key|sas|^key$|access_key", re.IGNORECASE)
+_SECRET_QUERY = re.compile(r"[?&](X-Amz-Signature|Signature|sig|token|sv)=", re.IGNORECASE)
+_NIGHT = re.compile(r"\{night(?::[^}]*)?\}")
+
+
+def _key(default: Any, text: str, example: str) -> Any:
+    return Field(default=default, description=text, examples=[example])
+
+
+class Config(BaseModel):
+    """Every setting of drivetrain. Keys of the TOML file and flags bear the same names (flags with hyphens)."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    root: str | None = _key(None, "Folder or bucket prefix that drivetrain writes to.", "s3://my-bucket/drivetrain")
+    learner: str | None = _key(None, "The export.pkl that learn.export() wrote.", "s3://my-bucket/models/export.pkl")
+    trust: tuple[str, ...] = _key(
+        (), "sha256 of an export.pkl that you vouch for (loading it runs its code). May be repeated.", "9f86d08…"
+    )
+    images: str | None = _key(
+        None,
+        "Prefix of the images. {night:%Y/%m/%d} stands for the night's date; without it the prefix is one that grows.",
+        "s3://my-bucket/incoming/{night:%Y/%m/%d}",
+    )
+    source: str | None = _key(None, "Name of this stream of images; by default made from the prefix.", "shop")
+    name: str | None = _key(None, "score: name of the plan; by default today's date.", "backfill-2026")
+    night: date | None = _key(None, "The UTC day to score; by default the last complete one.", "2026-11-23")
+    run: str | None = _key(None, "Id of a committed run.", "shop-2026-11-23-3fa9c1d2-9b1e22aa")
+    labels: str | None = _key(
+        None, "reference: CSV with fname, label, is_valid, written from dls before the export.", "labels.csv"
+    )
+    actors: int | None = _key(
+        None, "Ray actors that score; by default one a CPU, or one a GPU. 0 scores in this process.", "8"
+    )
+    gpus_per_actor: float = _key(0.0, "GPUs that each actor takes.", "1")
+    ray_address: str | None = _key(
+        None, "Ray cluster to use; by default RAY_ADDRESS, else a new one on this machine.", "auto"
+    )
+    batch_size: int = _key(64, "Images in one pass through the model.", "64")
+    embedding: Literal["head", "none"] = _key(
+        "head", "head stores what enters the head of the model; none saves space and gives up drift.", "head"
+    )
+    max_pixels: int = _key(
+        64_000_000, "Images with more pixels get an error row instead of filling memory.", "64000000"
+    )
+    max_failed: float = _key(0.01, "Share of failed images above which a run ends with exit code 3.", "0.01")
+    lookback: int = _key(1, "Days back to look for images that arrived late in a dated prefix.", "2")
+    alpha: float = _key(0.01, "Share of nights without drift on which an alarm is acceptable.", "0.01")
+    effect_floor: float = _key(
+        0.55,
+        "Smallest effect worth an alarm: how often tonight's image, of a pair with one of the reference, is told "
+        "to be tonight's. 0.5 is chance, 1 is always.",
+        "0.6",
+    )
+    min_images: int = _key(100, "Fewer scored images than this in a night, and the verdict is unknown.", "100")
+    review_size: int = _key(100, "Images in the review queue.", "100")
+    seed: int = _key(0, "Seed of every random choice in the statistics.", "0")
+    fail_on_drift: bool = _key(False, "End with exit code 4 when the verdict is drift.", "")
+    storage: Options = _key({}, "fsspec options by protocol, no secrets.", "s3.endpoint_url=http://127.0.0.1:8333")
+
+    @field_validator("root", "learner", "images", "labels")
+    @classmethod
+    def _no_secret_in_uri(cls, uri: str | None) -> str | None:
+        if uri is None:
+            return None
+        if "://" in uri and ("@" in urlsplit(uri).netloc or _SECRET_QUERY.search(uri)):
+            raise ValueError("a uri that carries a secret is refused: put credentials into the environment")
+        if not uri.strip():
+            raise ValueError("is empty")
+        return uri
+
+    @field_validator("trust")
+    @classmethod
+    def _sha256(cls, hashes: tuple[str, ...]) -> tuple[str, ...]:
+        for value in hashes:
+            if not re.fullmatch(r"[0-9a-f]{64}", value):
+                raise ValueError("is no sha256: expected 64 characters 0-9 a-f, the output of `sha256sum export.pkl`")
+        return hashes
+
+    @field_validator("storage")
+    @classmethod
+    def _no_secret_in_storage(cls, storage: Options) -> Options:
+        for protocol, options in storage.items():
+            for key in options:
+                if _SECRET_KEY.search(key):
+                    raise ValueError(
+                        f"{protocol}.{key} looks like a secret, which a config must not hold: "
+                        "use AWS_ACCESS_KEY_ID and the like, or an instance profile"
+                    )
+        return storage
+
+    @field_validator("source", "name")
+    @classmethod
+    def _plain_name(cls, value: str | None) -> str | None:
+        if value is not None and not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}", value):
+            raise ValueError("must be 1 to 64 letters, digits, dots, hyphens or underscores, and start with a letter")
+        return value
+
+    @field_validator("max_failed", "alpha", "effect_floor")
+    @classmethod
+    def _share(cls, value: float) -> float:
+        if not 0 <= value <= 1:
+            raise ValueError(f"must lie between 0 and 1, found {value}")
+        return value
+
+    @field_validator("actors", "lookback", "gpus_per_actor")
+    @classmethod
+    def _not_negative(cls, value: float | None) -> float | None:
+        if value is not None and value < 0:
+            raise ValueError(f"must be 0 or more, found {value}")
+        return value
+
+    @field_validator("batch_size", "max_pixels", "min_images", "review_size")
+    @classmethod
+    def _positive(cls, value: int) -> int:
+        if value < 1:
+            raise ValueError(f"must be 1 or more, found {value}")
+        return value
+
+    @classmethod
+    def load(cls, file: str | Path | None = None, /, **flags: Any) -> Self:
+        """Make a Config from a TOML file and flags; a flag that is not None wins over the file.
+
+        Raises SettingError for a file that can't be read, an unknown key (the nearest one is named) or a bad value.
+        """
+        values: dict[str, Any] = {}
+        if file is not None:
+            try:
+                values = tomllib.loads(Path(file).read_text())
+            except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+                raise SettingError(f"The config file {file} can't be read: {error}") from error
+        where = f" in {file}" if file is not None else ""
+        for key in values:
+            if key not in cls.model_fields:
+                raise SettingError(f"Unknown key {key!r}{where}. {nearest(key, cls.model_fields)}")
+        values |= {key: value for key, value in flags.items() if value is not None}
+        try:
+            return cls(**values)
+        except ValidationError as error:
+            raise SettingError(_plain(error, values, where)) from error
+
+    def need(self, *keys: str) -> list[str]:
+        """The values of keys that a command can't do without, as text.
+
+        Raises SettingError that names the flag and the config key of the first one missing.
+        """
+        for key in keys:
+            if getattr(self, key) is None:
+                example = (type(self).model_fields[key].examples or [""])[0]
+                flag = "--" + key.replace("_", "-")
+                raise SettingError(
+                    f"Missing: {type(self).model_fields[key].description}\n"
+                    f"Add {flag} {example}   or   {key} = {str(example)!r}   in the config file."
+                )
+        return [str(getattr(self, key)) for key in keys]
+
+    def the_night(self) -> date:
+        """The night to work on: the one asked for, else yesterday in UTC, the last complete day."""
+        return self.night or datetime.now(UTC).date() - timedelta(days=1)
+
+    def the_source(self) -> str:
+        """The source's name: the one given, else made from the images' prefix."""
+        if self.source:
+            return self.source
+        (images,) = self.need("images")
+        words = re.findall(r"[A-Za-z0-9]+", _NIGHT.sub("", images.split("://")[-1]))
+        return "-".join(words[-2:])[:64] or "images"
+
+    @property
+    def dated(self) -> bool:
+        """Whether the images' prefix holds the night's date."""
+        return bool(_NIGHT.search(self.images or ""))
+
+    def images_of(self, night: date) -> str:
+        """The images' prefix for one night."""
+        (images,) = self.need("images")
+        try:
+            return images.format(night=night) if self.dated else images
+        except (KeyError, ValueError, IndexError) as error:
+            raise SettingError(
+                f"images = {images!r} can't be filled in for {night}: {error}. Expected e.g. …/{{night:%Y/%m/%d}}"
+            ) from error
+
+
+def nearest(word: str, known: Mapping[str, Any]) -> str:
+    """A sentence that names the known word nearest to one that is not known."""
+    close = difflib.get_close_matches(word, known, n=1, cutoff=0.5)
+    return f"Did you mean {close[0]!r}?" if close else f"Known: {', '.join(known)}."
+
+
+def parse_storage(pairs: tuple[str, ...]) -> Options | None:
+    """Turn flags like ``s3.endpoint_url=http://127.0.0.1:8333`` into fsspec options by protocol."""
+    options: Options = {}
+    for pair in pairs:
+        match = re.fullmatch(r"([a-z0-9]+)\.([a-z_]+)=(.*)", pair)
+        if not match:
+            raise SettingError(f"--storage {pair!r}: expected PROTOCOL.OPTION=VALUE, e.g. s3.endpoint_url=http://…")
+        protocol, key, value = match.groups()
+        options.setdefault(protocol, {})[key] = {"true": True, "false": False}.get(value, value)
+    return options or None
+
+
+def _plain(error: ValidationError, values: Mapping[str, Any], where: str) -> str:
+    lines = []
+    for problem in error.errors():
+        key = ".".join(str(part) for part in problem["loc"])
+        if problem["type"] == "extra_forbidden":
+            lines.append(f"Unknown key {key!r}. {nearest(key, Config.model_fields)}")
+            continue
+        said = problem["msg"].removeprefix("Value error, ")
+        lines.append(f"{key}{where}: {said[0].lower() + said[1:]}")
+    return "\n".join(lines)

@@ -1,0 +1,198 @@
+"""Every path that drivetrain writes or reads below a root, and the files that ship with the package.
+
+Knows names, not contents. Each path has one writer rule:
+
+created once   a conditional put; the first writer wins, a later one changes nothing
+replaceable    derived from what was created once; may be written again at any time
+
+    <root>/drivetrain.json                                    created once   schema version of this root
+    <root>/models/<model_id>/{export.pkl, learner.json}       created once   copied in at first use
+    <root>/models/<model_id>/references/<run_id>.json         created once   a run that serves as reference
+    <root>/runs/<run_id>/manifest/00000.parquet               created once   frozen images, 64 shards a file
+    <root>/runs/<run_id>/run.json                             created once   what the run is made of
+    <root>/runs/<run_id>/parts/part-00042.parquet             created once   one shard's rows
+    <root>/runs/<run_id>/commit.json                          created once   closes the run
+    <root>/runs/<run_id>/status.json                          replaceable    heartbeat
+    <root>/sources/<source>/{nights,plans}/<name>/plan.json   created once   what is scored; manifest beside it
+      …/<name>/manifest-<digest>/00000.parquet                created once
+      …/<name>/<model_id>/NNNN/verdict.json                   created once   closes record NNNN; the highest counts
+      …/<name>/<model_id>/NNNN/{drift.json, review.parquet, report.html, evidently.json}    replaceable till then
+    <root>/comparisons/<run>--<run>/{comparison.json, index.html}                           replaceable
+    <root>/workspace/                                         replaceable    Evidently's
+    <root>/site/                                              replaceable
+"""
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+MANIFEST_FILE_SHARDS = 64
+
+
+@dataclass(frozen=True)
+class RunPaths:
+    """The paths of one run's folder."""
+
+    folder: str
+
+    @property
+    def manifest(self) -> str:
+        """The folder of the frozen manifest."""
+        return f"{self.folder}/manifest"
+
+    @property
+    def record(self) -> str:
+        """run.json."""
+        return f"{self.folder}/run.json"
+
+    @property
+    def parts(self) -> str:
+        """The folder of the parts: what pandas reads."""
+        return f"{self.folder}/parts"
+
+    def part(self, shard: int) -> str:
+        """The Parquet file of one shard."""
+        return f"{self.parts}/part-{shard:05d}.parquet"
+
+    @property
+    def commit(self) -> str:
+        """commit.json: the only thing that readers trust."""
+        return f"{self.folder}/commit.json"
+
+    @property
+    def status(self) -> str:
+        """status.json, the heartbeat."""
+        return f"{self.folder}/status.json"
+
+
+def shard_of(part_name: str) -> int | None:
+    """The shard of a part's file name, or None for any other name."""
+    match = re.fullmatch(r"part-(\d{5,})\.parquet", part_name)
+    return int(match[1]) if match else None
+
+
+@dataclass(frozen=True)
+class RecordPaths:
+    """The files of one numbered record of a night (or of a named plan) under one model."""
+
+    folder: str
+
+    @property
+    def drift(self) -> str:
+        """drift.json: the statistics."""
+        return f"{self.folder}/drift.json"
+
+    @property
+    def verdict(self) -> str:
+        """verdict.json: closes the record."""
+        return f"{self.folder}/verdict.json"
+
+    @property
+    def review(self) -> str:
+        """review.parquet: the review queue."""
+        return f"{self.folder}/review.parquet"
+
+    @property
+    def report(self) -> str:
+        """report.html: the page to open."""
+        return f"{self.folder}/report.html"
+
+    @property
+    def snapshot(self) -> str:
+        """evidently.json: the same report for programs."""
+        return f"{self.folder}/evidently.json"
+
+
+@dataclass(frozen=True)
+class PlanPaths:
+    """The folder of one plan: a night of a source, or a plan with a name of its own."""
+
+    folder: str
+
+    @property
+    def plan(self) -> str:
+        """plan.json."""
+        return f"{self.folder}/plan.json"
+
+    def manifest(self, digest: str) -> str:
+        """The folder of the plan's frozen manifest, named by what it holds."""
+        return f"{self.folder}/manifest-{digest[:12]}"
+
+    def model(self, model_id: str) -> str:
+        """The folder of the numbered records under one model."""
+        return f"{self.folder}/{model_id}"
+
+    def record(self, model_id: str, number: int) -> RecordPaths:
+        """One numbered record."""
+        return RecordPaths(f"{self.model(model_id)}/{number:04d}")
+
+
+@dataclass(frozen=True)
+class Layout:
+    """The tree below one root. ``root`` is an absolute path or a uri, without a slash at its end."""
+
+    root: str
+
+    @property
+    def marker(self) -> str:
+        """drivetrain.json, which says that this is a root and of which schema."""
+        return f"{self.root}/drivetrain.json"
+
+    def model(self, model_id: str) -> str:
+        """The folder of one model."""
+        return f"{self.root}/models/{model_id}"
+
+    def export(self, model_id: str) -> str:
+        """The model's export.pkl, copied in at first use."""
+        return f"{self.model(model_id)}/export.pkl"
+
+    def learner(self, model_id: str) -> str:
+        """The model's learner.json."""
+        return f"{self.model(model_id)}/learner.json"
+
+    def references(self, model_id: str) -> str:
+        """The folder of the model's references."""
+        return f"{self.model(model_id)}/references"
+
+    @property
+    def runs(self) -> str:
+        """The folder of all runs."""
+        return f"{self.root}/runs"
+
+    def run(self, run_id: str) -> RunPaths:
+        """One run."""
+        return RunPaths(f"{self.runs}/{run_id}")
+
+    @property
+    def sources(self) -> str:
+        """The folder of all sources."""
+        return f"{self.root}/sources"
+
+    def nights(self, source: str) -> str:
+        """The folder of a source's nights."""
+        return f"{self.sources}/{source}/nights"
+
+    def plan(self, source: str, kind: str, name: str) -> PlanPaths:
+        """A plan's folder. ``kind`` is ``night`` or ``plan``."""
+        return PlanPaths(f"{self.sources}/{source}/{kind}s/{name}")
+
+    def comparison(self, old: str, new: str) -> str:
+        """The folder of the comparison of two runs."""
+        return f"{self.root}/comparisons/{old}--{new}"
+
+    @property
+    def workspace(self) -> str:
+        """Evidently's workspace."""
+        return f"{self.root}/workspace"
+
+    @property
+    def site(self) -> str:
+        """The static site's folder."""
+        return f"{self.root}/site"
+
+
+def shipped(name: str) -> Path:
+    """A file of ``dashboards/`` or ``jobs/``: inside the installed package, or beside it in a checkout."""
+    here = Path(__file__).parent
+    inside = here / name
+    return inside if inside.exists() else here.parent / name

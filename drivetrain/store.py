@@ -1,0 +1,192 @@
+"""The only way to object storage: local folders, S3, and whatever else fsspec knows.
+
+Knows uris and bytes. Does not know what a file means. A local uri is its absolute path.
+
+create(uri, data)    conditional: the object holds ``data`` in full, or it holds what another writer put there first.
+                     No reader sees a part of it. S3 and others: a conditional put. Locally: a hidden file in the folder
+                     above, fsync, hard link. A store without conditional puts gets "look, then write", with a race.
+replace(uri, data)   for derived files: the last writer wins, and no reader sees a part.
+
+A conditional put whose reply was lost comes back as "exists already" on one's own write, so after every such answer
+the object is read back and compared.
+"""
+
+import os
+import uuid
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import IO, Any
+
+import fsspec
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from drivetrain.config import Options
+from drivetrain.errors import StoreError
+
+
+@dataclass(frozen=True)
+class ObjectInfo:
+    """One listed object. ``etag`` is the store's, or for a local file its mtime in nanoseconds and its size."""
+
+    uri: str
+    size: int
+    etag: str
+    mtime: datetime | None
+
+
+class Store:
+    """Reads and writes objects by uri. Cheap to make and to pickle; holds no open connection of its own."""
+
+    def __init__(self, options: Options | None = None) -> None:
+        self.options = options or {}
+
+    def _fs(self, uri: str) -> tuple[Any, str]:
+        protocol = uri.split("://", 1)[0] if "://" in uri else "file"
+        options: dict[str, Any] = dict(self.options.get(protocol, {}))
+        if protocol in ("s3", "s3a"):
+            options = {"use_listings_cache": False} | options
+        try:
+            fs = fsspec.filesystem(protocol, **options)
+        except (ValueError, ImportError, TypeError) as error:
+            raise StoreError(f"No way to read {uri}: {error}") from error
+        return fs, fs._strip_protocol(uri)
+
+    def normalise(self, uri: str) -> str:
+        """The uri as drivetrain stores it: absolute, without a slash at its end."""
+        if "://" not in uri or uri.startswith("file://"):
+            return os.path.abspath(os.path.expanduser(uri.removeprefix("file://")))
+        return uri.rstrip("/")
+
+    def is_local(self, uri: str) -> bool:
+        """Whether the uri is a path on this machine's disk."""
+        return "://" not in uri
+
+    def read(self, uri: str) -> bytes:
+        """All bytes of an object. Raises FileNotFoundError, PermissionError, or OSError as the store has it."""
+        fs, path = self._fs(uri)
+        data: bytes = fs.cat_file(path)
+        return data
+
+    def exists(self, uri: str) -> bool:
+        """Whether there is such an object."""
+        fs, path = self._fs(uri)
+        return bool(fs.isfile(path))
+
+    def create(self, uri: str, data: bytes) -> bool:
+        """Create the object unless it exists; True if it now holds exactly ``data``, whoever wrote it.
+
+        Raises StoreError when the store refuses. ``data`` must not be empty: a store may not be exclusive then.
+        """
+        assert data, "an empty object can't be created exclusively on every store"
+        try:
+            if self.is_local(uri):
+                return self._link(uri, data)
+            fs, path = self._fs(uri)
+            if "s3" not in fs.protocol and fs.exists(path):
+                return bool(fs.cat_file(path) == data)
+            fs.pipe_file(path, data, mode="create")
+            return True
+        except OSError as error:
+            try:
+                return self.read(uri) == data
+            except OSError:
+                raise StoreError(f"Could not write {uri}: {error}") from error
+
+    def _link(self, uri: str, data: bytes) -> bool:
+        folder = os.path.dirname(uri)
+        os.makedirs(folder, exist_ok=True)
+        temporary = self._temporary(uri, data)
+        try:
+            os.link(temporary, uri)
+        finally:
+            os.unlink(temporary)
+        _sync_folder(folder)
+        return True
+
+    def _temporary(self, uri: str, data: bytes) -> str:
+        # In the folder above: a glob over the folder itself must never meet a file that is half there.
+        path = os.path.join(os.path.dirname(os.path.dirname(uri)), f".{uuid.uuid4().hex}.tmp")
+        with open(path, "xb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        return path
+
+    def replace(self, uri: str, data: bytes) -> None:
+        """Write a derived object, over one that may be there. Raises StoreError when the store refuses."""
+        try:
+            if self.is_local(uri):
+                os.makedirs(os.path.dirname(uri), exist_ok=True)
+                os.replace(self._temporary(uri, data), uri)
+            else:
+                fs, path = self._fs(uri)
+                fs.pipe_file(path, data)
+        except OSError as error:
+            raise StoreError(f"Could not write {uri}: {error}") from error
+
+    def names(self, folder: str) -> list[str]:
+        """The names directly inside a folder, sorted; empty if there is no such folder."""
+        fs, path = self._fs(folder)
+        with suppress(FileNotFoundError, NotADirectoryError):
+            found = (entry.rstrip("/").rsplit("/", 1)[-1] for entry in fs.ls(path, detail=False))
+            return sorted(name for name in found if name and not name.startswith("."))
+        return []
+
+    def find(self, prefix: str) -> Iterator[ObjectInfo]:
+        """Every object below a prefix, in the order of their keys.
+
+        Raises StoreError when the prefix can't be listed; yields nothing when nothing is there.
+        """
+        fs, path = self._fs(prefix)
+        if self.is_local(prefix) and os.path.isfile(path):
+            raise StoreError(f"Expected a folder of images, found a file: {prefix}")
+        try:
+            entries: Mapping[str, Mapping[str, Any]] = fs.find(path, detail=True)
+        except FileNotFoundError:
+            return
+        except OSError as error:
+            raise StoreError(f"Could not list {prefix}: {error}") from error
+        for name in sorted(entries):
+            yield _info(prefix, name, entries[name])
+
+    @contextmanager
+    def open(self, uri: str) -> Iterator[IO[bytes]]:
+        """Open an object to read parts of it."""
+        fs, path = self._fs(uri)
+        with fs.open(path, "rb") as file:
+            yield file
+
+    def read_table(self, uri: str, columns: list[str] | None = None) -> pa.Table:
+        """A Parquet file, or some of its columns."""
+        with self.open(uri) as file:
+            return pq.read_table(file, columns=columns)
+
+
+def parquet_bytes(table: pa.Table, row_group_size: int | None = None) -> bytes:
+    """A table as the bytes of a Parquet file: zstd, plain encoding for floats, readable by every engine we know."""
+    sink = pa.BufferOutputStream()
+    strings = [field.name for field in table.schema if pa.types.is_string(field.type)]
+    pq.write_table(table, sink, compression="zstd", use_dictionary=strings, row_group_size=row_group_size)
+    data: bytes = sink.getvalue().to_pybytes()
+    return data
+
+
+def _info(prefix: str, name: str, entry: Mapping[str, Any]) -> ObjectInfo:
+    size = int(entry.get("size") or 0)
+    when = entry.get("mtime") or entry.get("LastModified") or entry.get("created") or entry.get("last_modified")
+    mtime = datetime.fromtimestamp(when, UTC) if isinstance(when, int | float) else when
+    if "://" not in prefix:
+        return ObjectInfo(name, size, f"{int(float(when or 0) * 1e9)}-{size}", mtime)
+    etag = entry.get("ETag") or entry.get("etag") or entry.get("md5Hash") or (str(mtime) if mtime else "")
+    return ObjectInfo(f"{prefix.split('://', 1)[0]}://{name.lstrip('/')}", size, str(etag).strip('"'), mtime)
+
+
+def _sync_folder(folder: str) -> None:
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
