@@ -1,0 +1,215 @@
+"""A run: one learner over one frozen manifest, in one folder, closed by one record.
+
+Knows parts, counts and commits. Does not know how a row is made. Written in this order: manifest, run.json, parts,
+commit.json; readers trust commit.json alone, so a half-done run is invisible. Every file but status.json is created
+once: of two writers the first wins, and the second changes nothing.
+"""
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from drivetrain.errors import RunError, SettingError
+from drivetrain.layout import Layout, RunPaths, shard_of
+from drivetrain.manifest import Plan, copy_manifest, from_json, read_manifest, read_shard, to_json
+from drivetrain.schema import SCHEMA_MAJOR
+from drivetrain.store import Store, parquet_bytes
+
+FOOTER = b"drivetrain"
+
+
+@dataclass(frozen=True)
+class RunRecord:
+    """run.json: what a run is made of, known before any image is read.
+
+    ``settings`` are those that change a value in a row; they and the plan and the model make the run's id.
+    """
+
+    run_id: str
+    source: str
+    kind: str
+    name: str
+    manifest: str
+    images: int
+    shards: int
+    skipped: dict[str, int]
+    model_id: str
+    sha256: str
+    task: str
+    vocab: tuple[str, ...]
+    layer: str
+    embedding_size: int
+    settings: dict[str, Any]
+    schema: int
+    created: str
+    rescore_of: str | None = None
+
+
+@dataclass(frozen=True)
+class Commit:
+    """commit.json: the rows add up to the manifest, and nothing changes any more."""
+
+    run_id: str
+    rows: int
+    failed: int
+    reasons: dict[str, int]
+    parts: dict[str, int]
+    max_failed: float
+    too_many_failed: bool
+    seconds: float
+    scored: int
+    finished: str
+
+
+@dataclass(frozen=True)
+class PartCounts:
+    """A part's footer: rows, failed rows, and those by reason."""
+
+    rows: int
+    failed: int
+    reasons: dict[str, int]
+
+
+def run_id_of(plan: Plan, sha256: str, settings: dict[str, Any]) -> str:
+    """The id of a run: readable, and a digest of everything that changes a value. Same command, same run."""
+    key = json.dumps([plan.source, plan.kind, plan.name, plan.digest, sha256, settings, SCHEMA_MAJOR], sort_keys=True)
+    return f"{plan.source}-{plan.name}-{sha256[:8]}-{hashlib.sha256(key.encode()).hexdigest()[:8]}"
+
+
+class Run:
+    """One run's folder. Make one with `begin` or `find`."""
+
+    def __init__(self, store: Store, layout: Layout, record: RunRecord) -> None:
+        self.store, self.layout, self.record = store, layout, record
+        self.paths: RunPaths = layout.run(record.run_id)
+
+    @classmethod
+    def begin(cls, store: Store, layout: Layout, manifest_folder: str, record: RunRecord) -> "Run":
+        """Start a run, or find the one that has been started before."""
+        paths = layout.run(record.run_id)
+        copy_manifest(store, manifest_folder, paths.manifest)
+        store.create(paths.record, to_json(asdict(record)))
+        return cls.find(store, layout, record.run_id)
+
+    @classmethod
+    def find(cls, store: Store, layout: Layout, run_id: str) -> "Run":
+        """The run of that id. Raises SettingError, naming those that exist, if there is none."""
+        found = from_json(store, layout.run(run_id).record)
+        if found is None:
+            known = store.names(layout.runs)[-5:]
+            there = "\n".join(f"  {name}" for name in known) or "  (none)"
+            raise SettingError(f"No run {run_id!r} under {layout.root}. The last ones:\n{there}")
+        return cls(store, layout, RunRecord(**{**found, "vocab": tuple(found["vocab"])}))
+
+    def shard(self, shard: int) -> pa.Table:
+        """The manifest's rows of one shard."""
+        return read_shard(self.store, self.paths.manifest, shard)
+
+    def manifest(self, columns: list[str] | None = None) -> pa.Table:
+        """The whole frozen manifest."""
+        return read_manifest(self.store, self.paths.manifest, columns)
+
+    def missing(self) -> list[int]:
+        """The shards that have no part yet."""
+        there = {shard_of(name) for name in self.store.names(self.paths.parts)}
+        return [shard for shard in range(self.record.shards) if shard not in there]
+
+    def save_part(self, shard: int, rows: pa.Table) -> PartCounts:
+        """Create a shard's part. If another writer was first, its part stands and its counts are returned."""
+        reasons: dict[str, int] = {}
+        for reason in rows["error"].to_pylist():
+            if reason is not None:
+                reasons[reason] = reasons.get(reason, 0) + 1
+        counts = PartCounts(len(rows), sum(reasons.values()), reasons)
+        about = {key: getattr(self.record, key) for key in ("sha256", "vocab", "layer", "settings", "schema")}
+        footer = {FOOTER: json.dumps(about | asdict(counts)).encode()}
+        rows = rows.replace_schema_metadata(footer)
+        if self.store.create(self.paths.part(shard), parquet_bytes(rows)):
+            return counts
+        return self.counts(shard)
+
+    def counts(self, shard: int) -> PartCounts:
+        """What a part's footer says. Raises RunError when the part is damaged."""
+        try:
+            with self.store.open(self.paths.part(shard)) as file:
+                footer = pq.read_metadata(file)
+                about = json.loads(footer.metadata[FOOTER])
+        except (pa.ArrowInvalid, KeyError, ValueError) as error:
+            raise RunError(
+                f"{self.paths.part(shard)} is damaged: {error}. Delete it and run the same command."
+            ) from error
+        return PartCounts(footer.num_rows, about["failed"], about["reasons"])
+
+    def beat(self, done: int, state: str = "running") -> None:
+        """Write the heartbeat."""
+        now = datetime.now(UTC).isoformat(timespec="seconds")
+        self.store.replace(
+            self.paths.status, to_json({"state": state, "images_done": done, "of": self.record.images, "at": now})
+        )
+
+    def committed(self) -> Commit | None:
+        """The closing record, or None while the run is not done."""
+        found = from_json(self.store, self.paths.commit)
+        return Commit(**found) if found else None
+
+    def commit(self, counts: dict[int, PartCounts], max_failed: float, seconds: float, scored: int) -> Commit:
+        """Close the run. ``counts`` are the parts known already; the footers of the others are read.
+
+        Raises RunError when parts are missing or the rows do not add up to the manifest.
+        """
+        if missing := self.missing():
+            raise RunError(f"{len(missing)} of {self.record.shards} parts are missing; run the same command to go on.")
+        of_shard = {shard: counts.get(shard) or self.counts(shard) for shard in range(self.record.shards)}
+        rows = sum(each.rows for each in of_shard.values())
+        if rows != self.record.images:
+            raise RunError(
+                f"The parts hold {rows:,} rows and the manifest {self.record.images:,} images; not committed."
+            )
+        reasons: dict[str, int] = {}
+        for each in of_shard.values():
+            for reason, number in each.reasons.items():
+                reasons[reason] = reasons.get(reason, 0) + number
+        failed = sum(reasons.values())
+        record = Commit(
+            run_id=self.record.run_id,
+            rows=rows,
+            failed=failed,
+            reasons=reasons,
+            parts={f"part-{shard:05d}.parquet": each.rows for shard, each in of_shard.items()},
+            max_failed=max_failed,
+            too_many_failed=rows > 0 and failed / rows > max_failed,
+            seconds=round(seconds, 3),
+            scored=scored,
+            finished=datetime.now(UTC).isoformat(timespec="seconds"),
+        )
+        self.store.create(self.paths.commit, to_json(asdict(record)))
+        closed = self.committed()
+        assert closed is not None
+        return closed
+
+    def rows(self, columns: Sequence[str], most: int | None = None, seed: int = 0) -> pa.Table:
+        """The rows of a committed run, some columns only, sorted as the manifest is.
+
+        With ``most``, about that many of the rows with status ok, drawn evenly over all parts with a seed: memory stays
+        bounded for a run of any size. Raises RunError if the run is not committed.
+        """
+        commit = self.committed()
+        if commit is None:
+            raise RunError(f"The run {self.record.run_id} is not committed yet; run its command again to finish it.")
+        share = 1.0 if most is None else min(1.0, most / max(1, commit.rows - commit.failed))
+        wanted = list(dict.fromkeys([*columns, "status"]))
+        tables = []
+        for number, name in enumerate(sorted(commit.parts)):
+            table = self.store.read_table(f"{self.paths.parts}/{name}", wanted)
+            if most is not None:
+                drawn = np.random.default_rng([seed, number]).random(len(table)) < share
+                table = table.filter(pa.array(drawn & (table["status"].to_numpy(zero_copy_only=False) == "ok")))
+            tables.append(table)
+        return pa.concat_tables(tables)

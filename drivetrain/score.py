@@ -1,0 +1,223 @@
+"""Score every image of a plan: admit the learner, freeze the plan, hand out its shards, commit.
+
+Knows the order of things. Does not know how a row is made (shard) or what the rows mean (drift, verdict).
+"""
+
+import time
+from collections.abc import Iterator
+from dataclasses import asdict
+from datetime import UTC, datetime
+from functools import partial
+from typing import Any
+
+from drivetrain import cluster
+from drivetrain.config import Config
+from drivetrain.console import Counting, busy, say
+from drivetrain.errors import RunError, SettingError
+from drivetrain.layout import Layout
+from drivetrain.learner import LearnerInfo, open_learner, read_trusted
+from drivetrain.manifest import (
+    Plan,
+    check_prefix,
+    find_plan,
+    freeze,
+    from_json,
+    frozen_table,
+    list_images,
+    read_manifest,
+    to_json,
+)
+from drivetrain.run import Commit, PartCounts, Run, RunRecord, run_id_of
+from drivetrain.schema import SCHEMA_MAJOR
+from drivetrain.shard import ShardScorer
+from drivetrain.store import Store
+
+ENGINE = "torch"
+BEAT_EVERY_SECONDS = 10.0
+
+
+def open_root(config: Config) -> tuple[Store, Layout]:
+    """The store and the layout of the config's root, marked as a root of this schema at first use.
+
+    Raises SettingError when the root was written by another major version of the schema.
+    """
+    store = Store(config.storage)
+    (root,) = config.need("root")
+    layout = Layout(store.normalise(root))
+    found = from_json(store, layout.marker)
+    if found is None:
+        store.create(layout.marker, to_json({"drivetrain": "root", "schema": SCHEMA_MAJOR}))
+    elif found.get("schema") != SCHEMA_MAJOR:
+        raise SettingError(
+            f"{layout.root} holds schema {found.get('schema')} and this drivetrain writes schema {SCHEMA_MAJOR}. "
+            "Give another --root, or install the drivetrain that wrote it."
+        )
+    return store, layout
+
+
+def score_images(config: Config) -> dict[str, Any]:
+    """Score the images below a prefix under a plan's name, today's date by default.
+
+    Needs ``root``, ``learner``, ``images``. Returns the job's result. The same config again resumes, or says that the
+    run is committed and how many images came since.
+    """
+    config.need("root", "learner", "images")
+    store, layout = open_root(config)
+    info = admit_learner(store, layout, config)
+    name = config.name or datetime.now(UTC).date().isoformat()
+    source = config.the_source()
+    prefix = store.normalise(config.images_of(config.the_night()))
+    plan = find_plan(store, layout, source, "plan", name)
+    if plan is None:
+        listing = list_images(store, prefix)
+        if not listing.images:
+            raise SettingError(f"No image below {prefix}. Skipped, by suffix: {listing.skipped or 'nothing'}.")
+        plan = freeze(
+            store,
+            layout,
+            frozen_table(listing.images),
+            source=source,
+            kind="plan",
+            name=name,
+            prefix=prefix,
+            skipped=listing.skipped,
+        )
+    check_prefix(plan, prefix)
+    run = begin_run(store, layout, plan, info, config)
+    if run.committed():
+        new = _new_since(store, layout, plan)
+        more = f" {new:,} images are new since; score them under another name: --name {name}-2" if new else ""
+        say(f"Run {run.record.run_id} is committed already; nothing to do.{more}")
+    finish_run(run, config)
+    return result_of(run)
+
+
+def admit_learner(store: Store, layout: Layout, config: Config) -> LearnerInfo:
+    """Check that the config's learner is vouched for, copy it into the root at first use, and say what it is.
+
+    Raises TrustError if its hash is not in ``trust``, LearnerError if it can't be served.
+    """
+    (uri,) = config.need("learner")
+    data, sha256 = read_trusted(store, store.normalise(uri), config.trust)
+    suffix = "" if config.embedding == "head" else f"-{config.embedding}"
+    about = layout.learner(sha256[:12] + suffix)
+    known = from_json(store, about)
+    if known is None:
+        with busy(f"Opening the learner {uri}"):
+            info = open_learner(data, sha256, config.embedding).info
+        store.create(layout.export(info.model_id), data)
+        store.create(about, to_json(asdict(info)))
+        known = from_json(store, about)
+    assert known is not None
+    return LearnerInfo(**{**known, "vocab": tuple(known["vocab"])})
+
+
+def begin_run(
+    store: Store, layout: Layout, plan: Plan, info: LearnerInfo, config: Config, rescore_of: str | None = None
+) -> Run:
+    """Start the run of a plan under a learner, or find the one started before."""
+    settings = settings_of(config)
+    record = RunRecord(
+        run_id=run_id_of(plan, info.sha256, settings),
+        source=plan.source,
+        kind=plan.kind,
+        name=plan.name,
+        manifest=plan.digest,
+        images=plan.images,
+        shards=plan.shards,
+        skipped=plan.skipped,
+        model_id=info.model_id,
+        sha256=info.sha256,
+        task=info.task,
+        vocab=info.vocab,
+        layer=info.layer,
+        embedding_size=info.embedding_size,
+        settings=settings,
+        schema=SCHEMA_MAJOR,
+        created=datetime.now(UTC).isoformat(timespec="seconds"),
+        rescore_of=rescore_of,
+    )
+    return Run.begin(store, layout, plan.paths(layout).manifest(plan.digest), record)
+
+
+def settings_of(config: Config) -> dict[str, Any]:
+    """The settings that change a value in a row, and so belong to the run's id."""
+    return {
+        "engine": ENGINE,
+        "precision": "float32",
+        "embedding": config.embedding,
+        "max_pixels": config.max_pixels,
+    }
+
+
+def finish_run(run: Run, config: Config) -> Commit:
+    """Score the shards that have no part yet, then commit. Does nothing when the run is committed.
+
+    Raises RunError when a shard keeps ending its actor; what is finished by then is kept.
+    """
+    if closed := run.committed():
+        return closed
+    started = time.monotonic()
+    missing = run.missing()
+    scored: dict[int, PartCounts] = {}
+    with cluster.connected(config.ray_address, config.actors):
+        _check_reach(run.store, run.layout, config)
+        for shard, counts in _watched(run, config, missing):
+            scored[shard] = counts
+    seconds = time.monotonic() - started
+    commit = run.commit(scored, config.max_failed, seconds, sum(each.rows for each in scored.values()))
+    run.beat(commit.rows, "committed")
+    return commit
+
+
+def _watched(run: Run, config: Config, missing: list[int]) -> Iterator[tuple[int, PartCounts]]:
+    """Score shards on actors, with progress, metrics and a heartbeat beside."""
+    record = run.record
+    per_shard = record.images / max(1, record.shards)
+    done = 0 if len(missing) == record.shards else int(record.images - per_shard * len(missing))
+    if done:
+        say(f"Resuming {record.run_id}: {record.shards - len(missing):,} of {record.shards:,} parts are there.")
+    make = partial(
+        ShardScorer, run.store.options, run.layout.root, record.run_id, config.batch_size, config.actors != 0
+    )
+    numbers = cluster.RunMetrics(record.source, record.run_id)
+    run.beat(done)
+    beaten, waiting = time.monotonic(), len(missing)
+    with Counting(f"Scoring {record.source} {record.name}", record.images, done) as progress:
+        for shard, counts in cluster.run_tasks(
+            make, missing, actors=config.actors, gpus_per_actor=config.gpus_per_actor
+        ):
+            waiting -= 1
+            progress.add(counts.rows, counts.failed)
+            numbers.add(counts.rows, counts.failed, waiting)
+            if time.monotonic() - beaten > BEAT_EVERY_SECONDS:
+                run.beat(progress.done)
+                beaten = time.monotonic()
+            yield shard, counts
+
+
+def result_of(run: Run) -> dict[str, Any]:
+    """What a job prints about a committed run as its last line."""
+    commit = run.committed()
+    if commit is None:
+        raise RunError(f"The run {run.record.run_id} is not committed.")
+    return {
+        "run_id": run.record.run_id,
+        "rows": commit.rows,
+        "failed": commit.failed,
+        "reasons": commit.reasons,
+        "too_many_failed": commit.too_many_failed,
+        "skipped": run.record.skipped,
+        "parts": run.paths.parts,
+    }
+
+
+def _new_since(store: Store, layout: Layout, plan: Plan) -> int:
+    folder = plan.paths(layout).manifest(plan.digest)
+    known = set(zip(*(read_manifest(store, folder)[key].to_pylist() for key in ("uri", "etag")), strict=True))
+    return sum((image.uri, image.etag) not in known for image in list_images(store, plan.prefix).images)
+
+
+def _check_reach(store: Store, layout: Layout, config: Config) -> None:
+    if config.actors != 0 and layout.root.startswith("memory://"):
+        raise SettingError("memory:// lives in one process: use --actors 0, or another --root.")
