@@ -11,7 +11,8 @@ from drivetrain.config import Config
 from drivetrain.errors import DrivetrainError
 
 if TYPE_CHECKING:
-    from drivetrain.nightly import list_nights, measure_drift, run_night
+    from drivetrain.nightly import measure_drift, run_night
+    from drivetrain.nights import list_nights
     from drivetrain.reference import build_reference
     from drivetrain.rescore import compare_runs, rescore_run
     from drivetrain.score import score_images
@@ -32,7 +33,7 @@ __all__ = [
 _ROOMS = {
     "build_reference": "reference",
     "compare_runs": "rescore",
-    "list_nights": "nightly",
+    "list_nights": "nights",
     "measure_drift": "nightly",
     "rescore_run": "rescore",
     "run_night": "nightly",

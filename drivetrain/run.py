@@ -13,6 +13,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
@@ -194,22 +195,32 @@ class Run:
         assert closed is not None
         return closed
 
-    def rows(self, columns: Sequence[str], most: int | None = None, seed: int = 0) -> pa.Table:
+    def rows(
+        self, columns: Sequence[str], *, most: int | None = None, seed: int = 0, only: dict[str, str] | None = None
+    ) -> pa.Table:
         """The rows of a committed run, some columns only, sorted as the manifest is.
 
-        With ``most``, about that many of the rows with status ok, drawn evenly over all parts with a seed: memory stays
-        bounded for a run of any size. Raises RunError if the run is not committed.
+        With ``most``, about that many of the rows with status ok (and the values of ``only``), drawn evenly over all
+        parts with a seed: memory stays bounded for a run of any size. Raises RunError if the run is not committed.
         """
         commit = self.committed()
         if commit is None:
             raise RunError(f"The run {self.record.run_id} is not committed yet; run its command again to finish it.")
-        share = 1.0 if most is None else min(1.0, most / max(1, commit.rows - commit.failed))
-        wanted = list(dict.fromkeys([*columns, "status"]))
+        parts = [f"{self.paths.parts}/{name}" for name in sorted(commit.parts)]
+        if most is None:
+            return pa.concat_tables([self.store.read_table(part, list(columns)) for part in parts])
+        wanted = {"status": "ok", **(only or {})}
+        chosen = [_equal(self.store.read_table(part, list(wanted)), wanted) for part in parts]
+        share = min(1.0, most / max(1, sum(int(each.sum()) for each in chosen)))
         tables = []
-        for number, name in enumerate(sorted(commit.parts)):
-            table = self.store.read_table(f"{self.paths.parts}/{name}", wanted)
-            if most is not None:
-                drawn = np.random.default_rng([seed, number]).random(len(table)) < share
-                table = table.filter(pa.array(drawn & (table["status"].to_numpy(zero_copy_only=False) == "ok")))
-            tables.append(table)
+        for number, (part, mask) in enumerate(zip(parts, chosen, strict=True)):
+            drawn = mask & (np.random.default_rng([seed, number]).random(len(mask)) < share)
+            tables.append(self.store.read_table(part, list(columns)).filter(pa.array(drawn)))
         return pa.concat_tables(tables)
+
+
+def _equal(table: pa.Table, wanted: dict[str, str]) -> npt.NDArray[np.bool_]:
+    mask = np.ones(len(table), dtype=bool)
+    for name, value in wanted.items():
+        mask &= table[name].to_numpy(zero_copy_only=False) == value
+    return mask

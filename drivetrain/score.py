@@ -162,8 +162,7 @@ def finish_run(run: Run, config: Config) -> Commit:
     scored: dict[int, PartCounts] = {}
     with cluster.connected(config.ray_address, config.actors):
         _check_reach(run.store, run.layout, config)
-        for shard, counts in _watched(run, config, missing):
-            scored[shard] = counts
+        scored.update(_watched(run, config, missing))
     seconds = time.monotonic() - started
     commit = run.commit(scored, config.max_failed, seconds, sum(each.rows for each in scored.values()))
     run.beat(commit.rows, "committed")

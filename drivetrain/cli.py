@@ -1,0 +1,244 @@
+"""The `drivetrain` command, and what `jobs/*.py` call. Thin: read the settings, call one function, print, exit code.
+
+stdout is the result, and its last line is one JSON object; stderr is the log. Exit codes: 0 done, 1 anything that went
+wrong, 2 usage or setting, 3 too many images failed, 4 drift under --fail-on-drift.
+"""
+
+import json
+import os
+import subprocess
+import sys
+import warnings
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import click
+
+from drivetrain.config import Config, nearest, parse_storage
+from drivetrain.errors import DrivetrainError
+
+COMMON = ("root", "storage")
+SCORING = (
+    "learner", "trust", "images", "source", "actors", "gpus_per_actor", "ray_address", "batch_size", "embedding",
+    "max_pixels", "max_failed",
+)  # fmt: skip
+JUDGING = ("alpha", "effect_floor", "min_images", "review_size", "seed", "fail_on_drift")
+
+
+class _Group(click.Group):
+    def resolve_command(self, ctx: click.Context, args: list[str]) -> Any:
+        if args and args[0] not in self.commands and not args[0].startswith("-"):
+            raise click.UsageError(f"No command {args[0]!r}. {nearest(args[0], self.commands)}", ctx)
+        return super().resolve_command(ctx, args)
+
+
+@click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+def main() -> None:
+    """Score image buckets with an exported fastai learner, and know each night whether it still fits its world."""
+    warnings.filterwarnings("ignore", category=FutureWarning)
+    warnings.filterwarnings("ignore", category=DeprecationWarning)
+
+
+def _command(
+    name: str, keys: Sequence[str], story: Callable[..., dict[str, Any]], arguments: Sequence[str] = ()
+) -> None:
+    """Make a command whose flags are the config's keys."""
+
+    def call(config_file: str | None, json_only: bool, storage: tuple[str, ...], **flags: Any) -> None:
+        named = {argument: flags.pop(argument) for argument in arguments}
+        flags = {key: value for key, value in flags.items() if value not in (None, (), False)}
+        _guarded(lambda: _run(config_file, json_only, storage, flags, lambda config: story(config, **named)))
+
+    options: list[click.Parameter] = [click.Argument([argument]) for argument in arguments]
+    options += [_option(key) for key in keys]
+    options += [
+        click.Option(["--config", "config_file"], metavar="FILE", help="TOML file of the same keys; flags win."),
+        click.Option(["--json", "json_only"], is_flag=True, help="Print the JSON object alone."),
+    ]
+    text = (story.__doc__ or "").replace("``", "")
+    main.add_command(click.Command(name, callback=call, params=options, help=text, short_help=text.split("\n")[0]))
+
+
+def _option(key: str) -> click.Option:
+    field = Config.model_fields[key]
+    example = (field.examples or [""])[0]
+    flag = "--" + key.replace("_", "-")
+    text = field.description or ""
+    if example:
+        text += f"  E.g. {flag} {example}"
+    if key in ("trust", "storage"):
+        return click.Option([flag], multiple=True, metavar="SHA256" if key == "trust" else "OPTION", help=text)
+    if field.annotation is bool:
+        return click.Option([flag], is_flag=True, help=text)
+    if field.default not in (None, ()):
+        text += f"  Default: {field.default}."
+    return click.Option([flag], default=None, metavar=key.upper(), help=text)
+
+
+def _run(
+    file: str | None,
+    json_only: bool,
+    storage: tuple[str, ...],
+    flags: dict[str, Any],
+    story: Callable[[Config], dict[str, Any]],
+) -> int:
+    config = Config.load(file, **flags, storage=parse_storage(storage))
+    result = story(config)
+    if not json_only:
+        for line in _summary(result):
+            click.echo(line)
+    click.echo(json.dumps(result, ensure_ascii=False, default=str))
+    if result.get("too_many_failed"):
+        return 3
+    return 4 if config.fail_on_drift and result.get("verdict") == "drift" else 0
+
+
+def _summary(result: dict[str, Any]) -> list[str]:
+    """The result for a person."""
+    lines = []
+    if "rows" in result:
+        lines.append(f"{result['rows']:,} images, {result['failed']:,} failed; rows in {result['parts']}")
+    if result.get("too_many_failed"):
+        lines.append(f"Too many images failed: {result['reasons']}. Raise --max-failed if that is expected.")
+    if "verdict" in result:
+        lines += [f"Verdict: {result['verdict']}. {result['sentence']}", f"Lever to pull: {result['lever']}"]
+        lines.append(f"Report: {result['report']}")
+    if "comparison" in result:
+        agreement = result["agreement"]
+        same = f"{agreement:.1%} of the labels are the same; " if agreement is not None else ""
+        lines.append(f"{same}comparison: {result['comparison']}")
+    return lines
+
+
+def _guarded(work: Callable[[], int]) -> None:
+    """Run a command; errors with a plain message show it and nothing else."""
+    try:
+        code = work()
+    except DrivetrainError as error:
+        click.echo(f"Error: {error}", err=True)
+        code = error.exit_code
+    except KeyboardInterrupt:
+        click.echo("Stopped. What is finished is kept; the same command goes on.", err=True)
+        code = 1
+    sys.exit(code)
+
+
+def _reference(config: Config) -> dict[str, Any]:
+    from drivetrain.reference import build_reference
+
+    return build_reference(config)
+
+
+def _score(config: Config) -> dict[str, Any]:
+    from drivetrain.score import score_images
+
+    return score_images(config)
+
+
+def _drift(config: Config) -> dict[str, Any]:
+    from drivetrain.nightly import measure_drift
+
+    return measure_drift(config)
+
+
+def _rescore(config: Config) -> dict[str, Any]:
+    from drivetrain.rescore import rescore_run
+
+    return rescore_run(config)
+
+
+def _nightly(config: Config) -> dict[str, Any]:
+    from drivetrain.nightly import run_night
+
+    return run_night(config)
+
+
+def _compare(config: Config, old: str, new: str) -> dict[str, Any]:
+    from drivetrain.rescore import compare_runs
+
+    return compare_runs(config, old, new)
+
+
+_reference.__doc__ = """Score the training set once, so that nights have something to be held against."""
+_score.__doc__ = """Score every image below a prefix."""
+_drift.__doc__ = """Hold a committed run against its learner's reference, and write the report."""
+_rescore.__doc__ = """Score an old run's images under a new learner, and compare the two."""
+_nightly.__doc__ = """Score what is new on a night, compare it with the reference, and publish the report."""
+_compare.__doc__ = """Compare two committed runs, OLD and NEW, over the same images."""
+
+_command("reference", (*COMMON, *SCORING, "labels"), _reference)
+_command("score", (*COMMON, *SCORING, "name"), _score)
+_command("drift", (*COMMON, "run", *JUDGING), _drift)
+_command("rescore", (*COMMON, *SCORING, "run", *JUDGING), _rescore)
+_command("nightly", (*COMMON, *SCORING, "night", "lookback", *JUDGING), _nightly)
+_command("compare", COMMON, _compare, ("old", "new"))
+
+
+@main.command("nights")
+@click.option(
+    "--root", help="Folder or bucket prefix that drivetrain writes to.  E.g. --root s3://my-bucket/drivetrain"
+)
+@click.option("--source", help="Only this source.  E.g. --source shop")
+@click.option("--storage", multiple=True, metavar="OPTION", help="fsspec options by protocol.")
+@click.option("--config", "config_file", metavar="FILE", help="TOML file of the same keys; flags win.")
+@click.option("--json", "json_only", is_flag=True, help="Print one JSON object alone.")
+def nights(
+    root: str | None, source: str | None, storage: tuple[str, ...], config_file: str | None, json_only: bool
+) -> None:
+    """Show the nights: done, running, dead, planned, and those that did not run."""
+
+    def work() -> int:
+        from drivetrain.nights import list_nights
+
+        config = Config.load(config_file, root=root, source=source, storage=parse_storage(storage))
+        found = list_nights(config)
+        if not json_only:
+            for each in found:
+                word = each.verdict or each.state
+                click.echo(f"{each.source}  {each.night}  {word:8}  {each.images:>9,} images  {each.lever}")
+            if not found:
+                click.echo("No night yet.")
+        click.echo(json.dumps({"nights": [each.record() for each in found]}, ensure_ascii=False))
+        return 0
+
+    _guarded(work)
+
+
+@main.command("ui")
+@click.option(
+    "--root", help="Folder or bucket prefix that drivetrain writes to.  E.g. --root s3://my-bucket/drivetrain"
+)
+@click.option("--config", "config_file", metavar="FILE", help="TOML file of the same keys; flags win.")
+@click.option("--port", default=8000, show_default=True, help="Port on this machine.  E.g. --port 8000")
+def ui(root: str | None, config_file: str | None, port: int) -> None:
+    """Serve Evidently's dashboard of all nights on this machine."""
+
+    def work() -> int:
+        from drivetrain.report import ui_command
+        from drivetrain.score import open_root
+
+        _, layout = open_root(Config.load(config_file, root=root))
+        return subprocess.call(ui_command(layout.workspace, port), env=os.environ | {"DO_NOT_TRACK": "1"})
+
+    _guarded(work)
+
+
+@main.command("demo")
+@click.option(
+    "--root", default="demo", show_default=True, help="Folder or bucket prefix for the demo.  E.g. --root s3://b/demo"
+)
+@click.option("--storage", multiple=True, metavar="OPTION", help="fsspec options by protocol.")
+def demo(root: str, storage: tuple[str, ...]) -> None:
+    """Show two nights end to end on real digits: train, score, drift, retrain, rescore, compare."""
+
+    def work() -> int:
+        from drivetrain.demo import show
+
+        show(root, parse_storage(storage) or {})
+        return 0
+
+    _guarded(work)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,205 @@
+"""Which nights a source has: what is new on one, which record of it counts, and which did not run.
+
+Knows plans, records and days. Does not know how a night is scored or judged.
+"""
+
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict, dataclass
+from datetime import UTC, date, datetime, timedelta
+from typing import Any
+
+from drivetrain.config import Config
+from drivetrain.console import say
+from drivetrain.layout import Layout, PlanPaths, RecordPaths
+from drivetrain.manifest import (
+    Listing,
+    Plan,
+    check_prefix,
+    find_plan,
+    freeze,
+    from_json,
+    frozen_table,
+    list_images,
+    read_manifest,
+)
+from drivetrain.run import Run
+from drivetrain.score import open_root
+from drivetrain.store import ObjectInfo, Store
+
+# A heartbeat comes every ten seconds; a run silent for longer than this is taken for dead.
+SILENT_MINUTES = 5
+
+
+def plan_night(store: Store, layout: Layout, config: Config) -> Plan:
+    """The plan of the config's night: found, or made from what is new since the nights that are done."""
+    night, source = config.the_night(), config.the_source()
+    prefix = store.normalise(config.images_of(night))
+    if plan := find_plan(store, layout, source, "night", night.isoformat()):
+        return check_prefix(plan, prefix)
+    listing = list_images(store, prefix)
+    images = listing.images if config.dated else _until(listing, night)
+    late: tuple[ObjectInfo, ...] = ()
+    if config.dated:
+        days = [night - timedelta(days=back) for back in range(1, config.lookback + 1)]
+        late = tuple(
+            image for day in days for image in list_images(store, store.normalise(config.images_of(day))).images
+        )
+    seen = _seen(store, layout, source, night, config.lookback if config.dated else None)
+    late = tuple(image for image in late if (image.uri, image.etag) not in seen)
+    new = tuple(image for image in images if (image.uri, image.etag) not in seen)
+    if late:
+        say(f"{len(late):,} images of the {config.lookback} day(s) before arrived late; this night scores them.")
+    if not new and not late:
+        say(f"No new image for night {night} below {prefix}.")
+    return freeze(
+        store,
+        layout,
+        frozen_table([*new, *late]),
+        source=source,
+        kind="night",
+        name=night.isoformat(),
+        prefix=prefix,
+        skipped=listing.skipped,
+        late=len(late),
+    )
+
+
+def _until(listing: Listing, night: date) -> tuple[ObjectInfo, ...]:
+    """Of a prefix that grows: what was there when the night's day ended."""
+    end = datetime(night.year, night.month, night.day, tzinfo=UTC) + timedelta(days=1)
+    return tuple(image for image in listing.images if image.mtime is None or image.mtime < end)
+
+
+def _seen(store: Store, layout: Layout, source: str, night: date, window: int | None) -> set[tuple[str, str]]:
+    """The images of the source's committed nights; of a dated prefix only nights near enough to hold the same ones."""
+    seen: set[tuple[str, str]] = set()
+    for name in store.names(layout.nights(source)):
+        away = abs((_day(name) - night).days)
+        if away == 0 or (window is not None and away > window):
+            continue
+        plan = find_plan(store, layout, source, "night", name)
+        if plan is None or not any(True for _ in records(store, layout, source, "night", name)):
+            continue
+        manifest = read_manifest(store, plan.paths(layout).manifest(plan.digest), ["uri", "etag"])
+        seen.update(zip(manifest["uri"].to_pylist(), manifest["etag"].to_pylist(), strict=True))
+    return seen
+
+
+def _day(name: str) -> date:
+    try:
+        return date.fromisoformat(name)
+    except ValueError:
+        return date.min
+
+
+def records(store: Store, layout: Layout, source: str, kind: str, name: str) -> Iterator[tuple[str, RecordPaths]]:
+    """The closed records of a plan, every model's, oldest first: (model_id, paths)."""
+    plan = layout.plan(source, kind, name)
+    for model_id in store.names(plan.folder):
+        if model_id == "plan.json" or model_id.startswith("manifest-"):
+            continue
+        for number in store.names(plan.model(model_id)):
+            record = plan.record(model_id, int(number))
+            if number.isdigit() and store.exists(record.verdict):
+                yield model_id, record
+
+
+def latest_record(store: Store, layout: Layout, run: Run) -> tuple[RecordPaths, dict[str, Any]] | None:
+    """The record that counts for a run's plan under its model, with its verdict.json, or None."""
+    last = None
+    for model_id, record in records(store, layout, run.record.source, run.record.kind, run.record.name):
+        last = record if model_id == run.record.model_id else last
+    found = from_json(store, last.verdict) if last else None
+    return (last, found) if last and found else None
+
+
+def record_number(record: RecordPaths) -> int:
+    """The NNNN of a record."""
+    return int(record.folder.rsplit("/", 1)[-1])
+
+
+def plan_paths(layout: Layout, run: Run) -> PlanPaths:
+    """The folder of the plan that a run scored."""
+    return layout.plan(run.record.source, run.record.kind, run.record.name)
+
+
+@dataclass(frozen=True)
+class Night:
+    """One line of the table of nights. ``state``: done, running, dead, planned or missing."""
+
+    source: str
+    night: str
+    state: str
+    verdict: str
+    images: int
+    failed: int
+    lever: str
+    report: str
+    p_value: float | None = None
+    effect: float | None = None
+
+    def record(self) -> dict[str, Any]:
+        """As JSON."""
+        return asdict(self)
+
+
+def list_nights(config: Config) -> list[Night]:
+    """The nights of a source, or of all, oldest first, with those between that did not run. Needs ``root``."""
+    store, layout = open_root(config)
+    return nights_table(store, layout, config.source)
+
+
+def nights_table(store: Store, layout: Layout, source: str | None = None) -> list[Night]:
+    """The nights of a source, or of all sources, each source's oldest first."""
+    wanted = [source] if source else store.names(layout.sources)
+    return [night for name in wanted for night in _nights_of(store, layout, name)]
+
+
+def _nights_of(store: Store, layout: Layout, source: str) -> Iterable[Night]:
+    names = [name for name in store.names(layout.nights(source)) if _day(name) != date.min]
+    if not names:
+        return
+    last = max(_day(names[-1]), datetime.now(UTC).date() - timedelta(days=1))
+    day = _day(names[0])
+    while day <= last:
+        yield (
+            _night(store, layout, source, day.isoformat())
+            if day.isoformat() in names
+            else Night(source, day.isoformat(), "missing", "", 0, 0, f"drivetrain nightly --night {day}", "")
+        )
+        day += timedelta(days=1)
+
+
+def _night(store: Store, layout: Layout, source: str, name: str) -> Night:
+    done = [
+        (found["made"], record, found)
+        for _, record in records(store, layout, source, "night", name)
+        if (found := from_json(store, record.verdict))
+    ]
+    if done:
+        _, record, found = max(done, key=lambda each: each[0])
+        numbers = found["numbers"]
+        return Night(
+            source,
+            name,
+            "done",
+            found["verdict"],
+            numbers["rows"],
+            numbers["failed"],
+            found["lever"],
+            record.report,
+            numbers["p_value"],
+            numbers["effect"],
+        )
+    plan = find_plan(store, layout, source, "night", name)
+    state = _state(store, layout, source, name)
+    return Night(source, name, state, "", plan.images if plan else 0, 0, f"drivetrain nightly --night {name}", "")
+
+
+def _state(store: Store, layout: Layout, source: str, name: str) -> str:
+    """Whether an unfinished night's run still beats."""
+    for run_id in store.names(layout.runs):
+        if run_id.startswith(f"{source}-{name}-") and (status := from_json(store, layout.run(run_id).status)):
+            silent = datetime.now(UTC) - datetime.fromisoformat(status["at"])
+            return "running" if silent < timedelta(minutes=SILENT_MINUTES) else "dead"
+    return "planned"

@@ -1,0 +1,208 @@
+"""The training set as the yardstick: scored the same road, each image marked as trained, held out or unknown.
+
+Knows splits and true labels, and how the rows of a run become the arrays that drift takes. Does not know what a night
+is. Nights are compared with held-out images: on images that the learner was trained on it is too sure of itself, and a
+comparison with those alarmed on 25 of 25 nights without drift (an overfit head on CIFAR-10).
+"""
+
+import csv
+import io
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from drivetrain.config import Config
+from drivetrain.console import say
+from drivetrain.drift import Scores
+from drivetrain.errors import SettingError
+from drivetrain.layout import Layout
+from drivetrain.manifest import digest_of, freeze, from_json, frozen_table, list_images, to_json
+from drivetrain.run import Run
+from drivetrain.schema import column, matrix
+from drivetrain.score import admit_learner, begin_run, finish_run, open_root, result_of
+from drivetrain.store import ObjectInfo, Store
+
+Label = tuple[str, str | None]
+
+TRAINED_FOLDERS = {"train", "training"}
+HELD_OUT_FOLDERS = {"valid", "val", "validation", "test", "held_out", "holdout"}
+DEEPEST_TAIL = 4
+# More rows than that on either side change no decision: the test looks at 1,000 images of a night against 5,000.
+MOST_ROWS = 20_000
+SCORE_COLUMNS = ("uri", "embedding", "probs", "values", "confidence", "energy", "label", "label_index", "true_label")
+
+
+@dataclass(frozen=True)
+class Reference:
+    """Which run is the reference of a model under some settings, and how many of its images are of which split."""
+
+    run_id: str
+    model_id: str
+    settings: dict[str, Any]
+    splits: dict[str, int]
+    labelled: int
+    created: str
+
+    @property
+    def held_out(self) -> bool:
+        """Whether any image is marked as held out; without one, nights are compared with all of them."""
+        return self.splits.get("held_out", 0) > 0
+
+
+def build_reference(config: Config) -> dict[str, Any]:
+    """Score the images that the learner was trained on and validated with, and make them its reference.
+
+    Needs ``root``, ``learner``, ``images``; ``labels`` says which images are held out. Returns the job's result. The
+    same config again resumes, or finds the reference there.
+    """
+    config.need("root", "learner", "images")
+    store, layout = open_root(config)
+    info = admit_learner(store, layout, config)
+    prefix = store.normalise(config.images_of(config.the_night()))
+    listing = list_images(store, prefix)
+    if not listing.images:
+        raise SettingError(f"No image below {prefix}. Skipped, by suffix: {listing.skipped or 'nothing'}.")
+    labels = _labels(store, config, prefix, listing.images, info.vocab)
+    manifest = frozen_table(listing.images, labels)
+    plan = freeze(
+        store,
+        layout,
+        manifest,
+        source=config.the_source(),
+        kind="plan",
+        name=f"reference-{digest_of(manifest)[:8]}",
+        prefix=prefix,
+        skipped=listing.skipped,
+    )
+    run = begin_run(store, layout, plan, info, config)
+    if run.committed():
+        say(f"Reference {run.record.run_id} is committed already; nothing to do.")
+    finish_run(run, config)
+    reference = register(store, layout, run)
+    return result_of(run) | {"reference": run.record.run_id, "splits": reference.splits, "labelled": reference.labelled}
+
+
+def register(store: Store, layout: Layout, run: Run) -> Reference:
+    """Make a committed run a reference of its model, or find that it is one."""
+    marks = run.manifest(["split", "true_label"])
+    splits = Counter(split or "unknown" for split in marks["split"].to_pylist())
+    labelled = len(marks) - marks["true_label"].null_count
+    now = datetime.now(UTC).isoformat(timespec="seconds")
+    record = run.record
+    reference = Reference(record.run_id, record.model_id, record.settings, dict(splits), labelled, now)
+    store.create(f"{layout.references(record.model_id)}/{record.run_id}.json", to_json(asdict(reference)))
+    if not reference.held_out:
+        say(
+            "No image of this reference is marked as held out. A learner is surer of images that it was trained on, so "
+            "nights will look drifted when they are not. Give --labels (fname,label,is_valid) or train/, valid/."
+        )
+    return reference
+
+
+def find_reference(store: Store, layout: Layout, run: Run) -> Reference | None:
+    """The newest reference made by the same model with the same settings as a run, or None."""
+    folder = layout.references(run.record.model_id)
+    found = [Reference(**record) for name in store.names(folder) if (record := from_json(store, f"{folder}/{name}"))]
+    same = [reference for reference in found if reference.settings == run.record.settings]
+    return max(same, key=lambda reference: (reference.created, reference.run_id), default=None)
+
+
+def reference_rows(store: Store, layout: Layout, reference: Reference, seed: int) -> pa.Table:
+    """The scored rows that nights are compared with: held-out images, or all where none is marked so."""
+    run = Run.find(store, layout, reference.run_id)
+    only = {"split": "held_out"} if reference.held_out else {}
+    return run.rows(SCORE_COLUMNS, most=MOST_ROWS, seed=seed, only=only)
+
+
+def scores_of(rows: pa.Table, outputs: int) -> Scores:
+    """Rows with status ok as arrays. ``outputs`` is the learner's number of outputs."""
+    probs = rows["probs"] if rows["probs"].null_count == 0 else rows["values"]
+    has_embeddings = len(rows) > 0 and rows["embedding"].null_count == 0
+    labels = rows["label_index"]
+    return Scores(
+        embeddings=(matrix(rows["embedding"]) if has_embeddings else np.zeros((len(rows), 0))).astype(np.float64),
+        outputs=matrix(probs).astype(np.float64) if len(rows) else np.zeros((0, outputs)),
+        confidence=column(rows, "confidence"),
+        energy=column(rows, "energy"),
+        labels=labels.to_numpy().astype(np.int64) if labels.null_count == 0 else np.zeros(0, np.int64),
+    )
+
+
+def _labels(
+    store: Store, config: Config, prefix: str, images: Sequence[ObjectInfo], vocab: Sequence[str]
+) -> dict[str, Label]:
+    if config.labels is None:
+        return {image.uri: label_of_folders(image.uri.removeprefix(prefix), vocab) for image in images}
+    uri = store.normalise(config.labels)
+    try:
+        text = store.read(uri).decode("utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        raise SettingError(f"The labels file {uri} can't be read: {error}") from error
+    return match_labels(read_labels(text, uri), [image.uri for image in images], uri)
+
+
+def label_of_folders(key: str, vocab: Sequence[str]) -> Label:
+    """Split and true label of an image from the folders it lies in: ``train/`` or ``valid/``, and a class's name."""
+    folders = key.strip("/").split("/")[:-1]
+    lower = {folder.lower() for folder in folders}
+    split = "trained" if lower & TRAINED_FOLDERS else "held_out" if lower & HELD_OUT_FOLDERS else "unknown"
+    return split, next((folder for folder in reversed(folders) if folder in vocab), None)
+
+
+def read_labels(text: str, where: str) -> dict[str, Label]:
+    """A labels file with the columns fname, label, is_valid: split and label by fname.
+
+    Raises SettingError for missing columns, an empty file, or an is_valid that is neither true nor false.
+    """
+    reader = csv.DictReader(io.StringIO(text))
+    needed = {"fname", "is_valid"}
+    if not needed <= set(reader.fieldnames or ()):
+        raise SettingError(
+            f"{where}: expected the columns fname,label,is_valid, found {reader.fieldnames or 'nothing'}."
+        )
+    truth = {"true": True, "1": True, "1.0": True, "false": False, "0": False, "0.0": False}
+    labels: dict[str, Label] = {}
+    for number, row in enumerate(reader, start=2):
+        valid = truth.get((row["is_valid"] or "").strip().lower())
+        if valid is None:
+            raise SettingError(f"{where}, line {number}: is_valid is {row['is_valid']!r}; expected True or False.")
+        labels[row["fname"]] = ("held_out" if valid else "trained", row.get("label") or None)
+    return labels
+
+
+def match_labels(labels: dict[str, Label], uris: Sequence[str], where: str) -> dict[str, Label]:
+    """Find each image's label: by its uri, else by the longest end of its path that only one fname shares.
+
+    Training machines name their files otherwise than the bucket does, so only ends of paths are compared. Images that
+    no fname fits are marked unknown. Raises SettingError when none fits.
+    """
+    tails = {depth: _by_tail(labels, depth) for depth in range(1, DEEPEST_TAIL + 1)}
+    matched: dict[str, Label] = {}
+    for uri in uris:
+        found = labels.get(uri)
+        for depth in range(DEEPEST_TAIL, 0, -1):
+            found = found or tails[depth].get(_tail(uri, depth))
+        if found:
+            matched[uri] = found
+    if not matched:
+        example = next(iter(labels), "(no line)")
+        raise SettingError(
+            f"{where}: no fname fits an image. The first fname is {example!r}, the first image {uris[0]!r}."
+        )
+    if len(matched) < len(uris):
+        say(f"{len(uris) - len(matched):,} of {len(uris):,} images are not in {where}; they are marked unknown.")
+    return {uri: matched.get(uri, ("unknown", None)) for uri in uris}
+
+
+def _tail(path: str, depth: int) -> str:
+    return "/".join(path.replace("\\", "/").split("/")[-depth:])
+
+
+def _by_tail(labels: dict[str, Label], depth: int) -> dict[str, Label]:
+    seen = Counter(_tail(name, depth) for name in labels)
+    return {_tail(name, depth): label for name, label in labels.items() if seen[_tail(name, depth)] == 1}

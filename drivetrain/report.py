@@ -1,0 +1,520 @@
+"""The only room that imports Evidently: a night's report, and the workspace that shows the nights as series.
+
+Knows widgets. Does not decide anything: the verdict and every number come from below. Our own metrics carry them into
+Evidently, which renders them, keeps them in its snapshots, and draws them in its dashboard. A page is handed to its
+metrics as one more dataset, which is how Evidently passes extra data to a calculation.
+"""
+
+import json
+import os
+import re
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, cast
+
+import pandas as pd
+import plotly.graph_objects as go
+import pyarrow as pa
+
+os.environ.setdefault("DO_NOT_TRACK", "1")
+
+import fsspec
+from evidently import DataDefinition, Dataset, Report
+from evidently.core.metric_types import (
+    ByLabelCalculation,
+    ByLabelMetric,
+    SingleValueCalculation,
+    SingleValueMetric,
+)
+from evidently.core.report import Snapshot
+from evidently.legacy.renderers.html_widgets import CounterData, counter, plotly_figure, text_widget
+from evidently.metrics import MeanValue, QuantileValue, RowCount
+from evidently.presets import ValueStats
+from evidently.sdk.models import PanelMetric
+from evidently.sdk.panels import bar_plot_panel, line_plot_panel
+from evidently.tests import gt, lte
+from evidently.ui.workspace import Workspace
+
+from drivetrain.drift import Drift
+from drivetrain.layout import shipped
+from drivetrain.review import thumbnails
+from drivetrain.run import Commit
+from drivetrain.store import Store
+from drivetrain.verdict import Verdict
+
+PROJECT = "drivetrain"
+PAGE = "drivetrain_page"
+SHOWN = 40
+COLUMNS = 10
+# Paul Tol's bright scheme: told apart with any colour vision.
+BLUE, RED, GREY, GREEN, YELLOW = "#4477aa", "#ee6677", "#bbbbbb", "#228833", "#ccbb44"
+COLOURS = {"ok": GREEN, "warn": YELLOW, "drift": RED, "unknown": GREY}
+CODES = {"ok": 0, "warn": 1, "drift": 2, "unknown": -1}
+
+
+@dataclass(frozen=True)
+class Page:
+    """All that a night's report shows, computed elsewhere."""
+
+    source: str
+    kind: str
+    name: str
+    model_id: str
+    run_id: str
+    verdict: Verdict
+    drift: Drift | None
+    commit: Commit
+    vocab: tuple[str, ...]
+    queue: pa.Table
+    held_out: bool
+
+
+@dataclass(frozen=True)
+class Made:
+    """A report: the page, its JSON, and Evidently's snapshot for the workspace."""
+
+    html: bytes
+    json: bytes
+    snapshot: Snapshot
+    source: str
+
+
+class NightVerdict(SingleValueMetric):
+    """The verdict as a number: 0 ok, 1 warn, 2 drift, -1 unknown."""
+
+
+class DriftPValue(SingleValueMetric):
+    """The p-value of the two deciding statistics together."""
+
+
+class DriftEffect(SingleValueMetric):
+    """How often tonight's image is told from the reference's, of a random pair."""
+
+
+class FailedShare(SingleValueMetric):
+    """The share of the night's images that could not be scored."""
+
+
+class LabelShare(ByLabelMetric):
+    """The share of the night's images that got each label."""
+
+
+class ReviewImages(SingleValueMetric):
+    """The number of images in the review queue."""
+
+
+def _page(context: Any) -> dict[str, Any]:
+    frame = context.additional_data[PAGE].as_dataframe()
+    return cast("dict[str, Any]", json.loads(frame["json"].iloc[0]))
+
+
+class NightVerdictCalculation(SingleValueCalculation[NightVerdict]):
+    """Shows the sentence, the lever and the reasons at the top of the page."""
+
+    def calculate(self, context: Any, current_data: Any, reference_data: Any) -> Any:
+        """The verdict's code and its widgets."""
+        page = _page(context)
+        result = self.result(CODES[page["verdict"]["verdict"]])
+        result.widget = [_headline(page), _reasons(page), _counters(page)]
+        return result
+
+    def display_name(self) -> str:
+        """The metric's name on the page."""
+        return "Verdict (0 ok, 1 warn, 2 drift, -1 unknown)"
+
+
+class DriftPValueCalculation(SingleValueCalculation[DriftPValue]):
+    """Shows each statistic's null with tonight's mark."""
+
+    def calculate(self, context: Any, current_data: Any, reference_data: Any) -> Any:
+        """The p-value and its picture."""
+        drift = _page(context)["drift"]
+        result = self.result(drift["p_value"])
+        result.widget = [plotly_figure(title="Tonight against what no drift looks like", figure=null_figure(drift))]
+        return result
+
+    def display_name(self) -> str:
+        """The metric's name on the page."""
+        return "Drift p-value"
+
+
+class DriftEffectCalculation(SingleValueCalculation[DriftEffect]):
+    """Shows the shares of the labels beside the effect."""
+
+    def calculate(self, context: Any, current_data: Any, reference_data: Any) -> Any:
+        """The effect."""
+        page = _page(context)
+        result = self.result(page["drift"]["effect"])
+        figure = label_figure(page["drift"]["label_shares"], page["vocab"])
+        result.widget = [plotly_figure(title="Labels, share of the images", figure=figure)] if figure else []
+        return result
+
+    def display_name(self) -> str:
+        """The metric's name on the page."""
+        return "Drift effect (0.5 chance, 1 always told apart)"
+
+
+class FailedShareCalculation(SingleValueCalculation[FailedShare]):
+    """Shows failed images by reason."""
+
+    def calculate(self, context: Any, current_data: Any, reference_data: Any) -> Any:
+        """The share."""
+        commit = _page(context)["commit"]
+        result = self.result(commit["failed"] / max(1, commit["rows"]))
+        by_reason = ", ".join(f"{number} {reason}" for reason, number in commit["reasons"].items()) or "none"
+        result.widget = [
+            text_widget(title="Images that could not be scored", text=f"**{commit['failed']}**: {by_reason}")
+        ]
+        return result
+
+    def display_name(self) -> str:
+        """The metric's name on the page."""
+        return "Failed share"
+
+
+class LabelShareCalculation(ByLabelCalculation[LabelShare]):
+    """The share of each label, for the dashboard."""
+
+    def calculate(self, context: Any, current_data: Any, reference_data: Any) -> Any:
+        """The shares; the page shows them beside the effect."""
+        page = _page(context)
+        shares = {word: now for word, (_, now) in zip(page["vocab"], page["drift"]["label_shares"], strict=True)}
+        result = self.result(shares)
+        result.widget = []
+        return result
+
+    def label_metric(self, label: Any) -> str:
+        """The name of one label's share."""
+        return f"Share of {label}"
+
+    def display_name(self) -> str:
+        """The metric's name on the page."""
+        return "Label shares"
+
+
+class ReviewImagesCalculation(SingleValueCalculation[ReviewImages]):
+    """Shows the images that moved most."""
+
+    def calculate(self, context: Any, current_data: Any, reference_data: Any) -> Any:
+        """The number of images and their thumbnails."""
+        shown = _page(context)["review"]
+        result = self.result(len(shown))
+        title = "The images that moved most: label, confidence, and how far (in standard deviations of the reference)"
+        result.widget = [plotly_figure(title=title, figure=thumbnail_figure(shown))] if shown else []
+        return result
+
+    def display_name(self) -> str:
+        """The metric's name on the page."""
+        return "Images in the review queue"
+
+
+def make(page: Page, rows: pa.Table, reference_rows: pa.Table | None, store: Store) -> Made:
+    """Make a night's report. ``rows`` and ``reference_rows`` are scored rows; thumbnails are read from the store."""
+    has_confidence = len(rows) > 0 and rows["confidence"].null_count == 0
+    has_energy = len(rows) > 0 and rows["energy"].null_count == 0
+    metrics: list[Any] = [NightVerdict(tests=[])]
+    if page.drift:
+        metrics += [DriftPValue(tests=[gt(page.drift.alpha)]), DriftEffect(tests=[])]
+    if len(rows):
+        metrics.append(ReviewImages(tests=[]))
+    metrics.append(FailedShare(tests=[lte(page.commit.max_failed)]))
+    for column, there in (("confidence", has_confidence), ("energy", has_energy)):
+        if there:
+            metrics += [
+                ValueStats(column=column),
+                MeanValue(column=column),
+                QuantileValue(column=column, quantile=0.05),
+            ]
+    if has_confidence:
+        metrics.append(ValueStats(column="label"))
+    if page.drift and page.drift.label_shares:
+        metrics.append(LabelShare(tests={}))
+    metrics.append(RowCount())
+    report = Report(metrics, metadata={"run_id": page.run_id, "model_id": page.model_id}, tags=[page.verdict.verdict])
+    extra = pd.DataFrame({"json": [json.dumps(_payload(page, rows, store))]})
+    snapshot = report.run(
+        _dataset(rows),
+        _dataset(reference_rows) if reference_rows is not None and len(reference_rows) else None,
+        additional_data={PAGE: Dataset.from_pandas(extra)},
+        timestamp=_when(page),
+        name=f"{page.source} {page.name}",
+    )
+    return Made(_html(snapshot), snapshot.json().encode(), snapshot, page.source)
+
+
+def _payload(page: Page, rows: pa.Table, store: Store) -> dict[str, Any]:
+    shown = page.queue.slice(0, SHOWN)
+    pictures = thumbnails(store, shown["uri"].to_pylist())
+    review = [row | {"picture": picture} for row, picture in zip(shown.to_pylist(), pictures, strict=True)]
+    return {
+        "source": page.source,
+        "name": page.name,
+        "model_id": page.model_id,
+        "run_id": page.run_id,
+        "verdict": page.verdict.record(),
+        "drift": page.drift.record() if page.drift else None,
+        "commit": {"rows": page.commit.rows, "failed": page.commit.failed, "reasons": page.commit.reasons},
+        "vocab": page.vocab,
+        "review": review,
+        "held_out": page.held_out,
+    }
+
+
+def _dataset(rows: pa.Table) -> Dataset:
+    names = [name for name in ("confidence", "energy", "label") if len(rows) and rows[name].null_count == 0]
+    frame = rows.select(names).to_pandas() if names else pd.DataFrame({"images": range(len(rows))})
+    numbers = [name for name in names if name != "label"] or ([] if names else ["images"])
+    definition = DataDefinition(numerical_columns=numbers, categorical_columns=["label"] if "label" in names else [])
+    return Dataset.from_pandas(frame, data_definition=definition)
+
+
+def _when(page: Page) -> datetime:
+    """A night is drawn at its own date, a named plan at the moment it is measured."""
+    if page.kind == "night":
+        return datetime.fromisoformat(page.name)
+    return datetime.now(UTC).replace(tzinfo=None)
+
+
+def _html(snapshot: Snapshot) -> bytes:
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "report.html"
+        # A Path object would write nothing and say nothing.
+        snapshot.save_html(str(path))
+        return path.read_bytes()
+
+
+def _headline(page: dict[str, Any]) -> Any:
+    verdict = page["verdict"]
+    figure = go.Figure()
+    figure.add_annotation(
+        text=f"<b>{verdict['verdict'].upper()}</b>  {page['source']}, {page['name']}",
+        x=0,
+        y=0.95,
+        xref="paper",
+        yref="paper",
+        showarrow=False,
+        xanchor="left",
+        yanchor="top",
+        font={"size": 26, "color": "#222222"},
+    )
+    for y, text in ((0.52, _wrapped(verdict["sentence"])), (0.2, f"<b>Lever to pull:</b> {verdict['lever']}")):
+        figure.add_annotation(
+            text=text,
+            x=0,
+            y=y,
+            xref="paper",
+            yref="paper",
+            showarrow=False,
+            xanchor="left",
+            yanchor="top",
+            align="left",
+            font={"size": 16, "color": "#222222"},
+        )
+    figure.add_shape(
+        type="rect",
+        x0=-0.02,
+        x1=-0.012,
+        y0=0,
+        y1=1,
+        xref="paper",
+        yref="paper",
+        line_width=0,
+        fillcolor=COLOURS[verdict["verdict"]],
+    )
+    figure.update_xaxes(visible=False)
+    figure.update_yaxes(visible=False)
+    figure.update_layout(height=170, margin={"l": 30, "r": 10, "t": 5, "b": 5}, plot_bgcolor="white")
+    return plotly_figure(title="", figure=figure)
+
+
+def _reasons(page: dict[str, Any]) -> Any:
+    lines = "\n".join(f"- {reason}" for reason in page["verdict"]["reasons"])
+    return text_widget(title="Why", text=lines or "-")
+
+
+def _counters(page: dict[str, Any]) -> Any:
+    commit, drift = page["commit"], page["drift"]
+    counters = [CounterData("images", f"{commit['rows']:,}"), CounterData("failed", f"{commit['failed']:,}")]
+    if drift:
+        counters += [CounterData("p-value", f"{drift['p_value']:.3g}"), CounterData("effect", f"{drift['effect']:.2f}")]
+        against = "held-out images" if page["held_out"] else "images, not held out"
+        counters.append(CounterData(f"reference {against}", f"{drift['n_reference']:,}"))
+    return counter(title=f"run {page['run_id']}", counters=counters)
+
+
+def null_figure(drift: dict[str, Any]) -> go.Figure:
+    """For each statistic, the middle 98 % of its null as a band and tonight's value as a mark, in units of alarm.
+
+    1 is the threshold at alpha; 0 is the mean of the null. The picture of a night without drift has marks left of 1.
+    """
+    names, figure = [], go.Figure()
+    for statistic in reversed(drift["statistics"]):
+        name = {
+            "combined": "<b>combined (decides)</b>",
+            "mmd": "embeddings (MMD)",
+            "bbsd": "softmax (BBSD)",
+            "labels": "label shares",
+            "confidence": "confidence",
+            "energy": "energy",
+        }[statistic["name"]]
+        unit = max(statistic["threshold"] - statistic["null_mean"], 1e-12)
+        low, high = ((statistic["null"][i] - statistic["null_mean"]) / unit for i in (0, -1))
+        value = (statistic["value"] - statistic["null_mean"]) / unit
+        alarm = statistic["p_value"] <= drift["alpha"]
+        names.append(name)
+        figure.add_trace(
+            go.Bar(
+                y=[name],
+                x=[high - low],
+                base=[low],
+                orientation="h",
+                marker_color=GREY,
+                width=0.5,
+                showlegend=False,
+                hovertemplate=f"no drift: {low:.2f} to {high:.2f}<extra></extra>",
+            )
+        )
+        figure.add_trace(
+            go.Scatter(
+                y=[name],
+                x=[value],
+                mode="markers+text",
+                text=[f"  p = {statistic['p_value']:.3g}"],
+                textposition="middle right",
+                showlegend=False,
+                marker={"size": 14, "color": RED if alarm else BLUE, "symbol": "diamond" if alarm else "circle"},
+            )
+        )
+    figure.add_vline(
+        x=1, line_dash="dash", line_color="#222222", annotation_text="threshold", annotation_position="top"
+    )
+    figure.update_xaxes(title="distance from the reference: 0 is usual, 1 is the threshold", rangemode="tozero")
+    figure.update_layout(
+        height=90 + 45 * len(names),
+        margin={"l": 160, "r": 90, "t": 30, "b": 45},
+        plot_bgcolor="white",
+        barmode="overlay",
+    )
+    figure.update_xaxes(gridcolor="#eeeeee", zerolinecolor="#dddddd")
+    return figure
+
+
+def label_figure(shares: list[list[float]], vocab: list[str]) -> go.Figure | None:
+    """The shares of the 30 labels that changed most, reference beside tonight; None without labels."""
+    if not shares:
+        return None
+    order = sorted(range(len(shares)), key=lambda i: -abs(shares[i][1] - shares[i][0]))[:30]
+    words = [vocab[i] for i in sorted(order)]
+    figure = go.Figure()
+    for name, side, colour in (("reference", 0, GREY), ("tonight", 1, BLUE)):
+        figure.add_trace(go.Bar(name=name, x=words, y=[shares[i][side] for i in sorted(order)], marker_color=colour))
+    figure.update_yaxes(tickformat=".0%", gridcolor="#eeeeee")
+    figure.update_xaxes(type="category")
+    figure.update_layout(height=300, margin={"l": 50, "r": 10, "t": 10, "b": 40}, plot_bgcolor="white")
+    return figure
+
+
+def thumbnail_figure(shown: list[dict[str, Any]]) -> go.Figure:
+    """A grid of the review queue's first images, each with its label, confidence and distance."""
+    figure = go.Figure()
+    rows = -(-len(shown) // COLUMNS)
+    for place, image in enumerate(shown):
+        x, y = place % COLUMNS, -(place // COLUMNS) * 1.45
+        if image["picture"]:
+            figure.add_layout_image(
+                source=image["picture"],
+                x=x,
+                y=y,
+                xref="x",
+                yref="y",
+                sizex=0.92,
+                sizey=0.92,
+                xanchor="center",
+                yanchor="middle",
+                layer="above",
+            )
+        sure = "" if image["confidence"] is None else f" {image['confidence']:.0%}"
+        label = _short(image["label"] or "")
+        text = f"{label}{sure}<br>{image['moved']:+.1f} sd"
+        figure.add_annotation(x=x, y=y - 0.5, text=text, showarrow=False, yanchor="top", font={"size": 11})
+    names = [_short(image["uri"].rsplit("/", 1)[-1], 40) for image in shown]
+    figure.add_trace(
+        go.Scatter(
+            x=[i % COLUMNS for i in range(len(shown))],
+            y=[-(i // COLUMNS) * 1.45 for i in range(len(shown))],
+            mode="markers",
+            marker={"size": 60, "opacity": 0},
+            hovertext=names,
+            hoverinfo="text",
+            showlegend=False,
+        )
+    )
+    figure.update_xaxes(visible=False, range=[-0.6, COLUMNS - 0.4])
+    figure.update_yaxes(visible=False, range=[-(rows - 1) * 1.45 - 1.0, 0.6])
+    figure.update_layout(height=40 + rows * 145, margin={"l": 5, "r": 5, "t": 5, "b": 5}, plot_bgcolor="white")
+    return figure
+
+
+def _short(text: str, most: int = 14) -> str:
+    cut = text if len(text) <= most else text[: most - 1] + "…"
+    return re.sub(r"[<>&]", "", cut)
+
+
+def _wrapped(text: str, width: int = 110) -> str:
+    words, lines, line = text.split(), [], ""
+    for word in words:
+        if len(line) + len(word) >= width:
+            lines.append(line)
+            line = ""
+        line = f"{line} {word}".strip()
+    return "<br>".join([*lines, line])
+
+
+def publish(made: Made, workspace: str, store: Store) -> None:
+    """Add a report to the workspace, in its source's project, making project and panels at first use."""
+    with _store_options(store):
+        space = Workspace.create(workspace)
+        name = f"{PROJECT}: {made.source}"
+        found = space.search_project(name)
+        project = found[0] if found else _new_project(space, name)
+        space.add_run(project.id, made.snapshot, include_data=False)
+
+
+def _new_project(space: Any, name: str) -> Any:
+    project = space.create_project(name, description="One point a night. Made by drivetrain.")
+    for tab in json.loads(shipped("dashboards/evidently.json").read_text())["tabs"]:
+        for panel in tab["panels"]:
+            project.dashboard.add_panel(_panel(panel), tab=tab["title"])
+    return project
+
+
+def _panel(panel: dict[str, Any]) -> Any:
+    values = [
+        PanelMetric(metric=value["metric"], metric_labels=value.get("labels", {}), legend=value["legend"])
+        for value in panel["values"]
+    ]
+    about = {"title": panel["title"], "description": panel["subtitle"], "size": panel["size"], "values": values}
+    if panel["plot"] == "bar":
+        return bar_plot_panel(**about, stacked=panel.get("stacked", False))
+    return line_plot_panel(**about)
+
+
+@contextmanager
+def _store_options(store: Store) -> Iterator[None]:
+    """Let Evidently, which takes a bare uri, open it with our storage options."""
+    before = dict(fsspec.config.conf)
+    fsspec.config.conf.update({protocol: dict(options) for protocol, options in store.options.items()})
+    try:
+        yield
+    finally:
+        fsspec.config.conf.clear()
+        fsspec.config.conf.update(before)
+
+
+def ui_command(workspace: str, port: int) -> list[str]:
+    """The command that serves the workspace, on this machine only."""
+    return ["evidently", "ui", "--workspace", workspace, "--host", "127.0.0.1", "--port", str(port)]

@@ -1,0 +1,80 @@
+"""After a retrain: an old run's frozen manifest under a new learner, and the two runs side by side.
+
+Knows two runs. Nothing of the old run is touched; the new one is a run like any other.
+"""
+
+from typing import Any
+
+from drivetrain import site
+from drivetrain.compare import COLUMNS, Comparison, compare
+from drivetrain.config import Config
+from drivetrain.console import busy, say
+from drivetrain.errors import SettingError
+from drivetrain.layout import Layout
+from drivetrain.manifest import find_plan, to_json
+from drivetrain.nightly import judge_run
+from drivetrain.reference import find_reference
+from drivetrain.review import thumbnails
+from drivetrain.run import Run
+from drivetrain.score import admit_learner, begin_run, finish_run, open_root, result_of
+from drivetrain.store import Store
+
+SHOWN_FLIPS = 60
+
+
+def rescore_run(config: Config) -> dict[str, Any]:
+    """Score an old run's images again under the config's learner, and compare the two runs.
+
+    Needs ``root``, ``learner``, ``run``. Returns the job's result with ``comparison`` (the page) and ``agreement``; for
+    a night whose new learner has a reference, the new verdict too. The same config again resumes.
+    """
+    _, _, run_id = config.need("root", "learner", "run")
+    store, layout = open_root(config)
+    old = Run.find(store, layout, run_id)
+    if old.committed() is None:
+        raise SettingError(f"The run {run_id} is not committed yet. Run its own command again to finish it.")
+    info = admit_learner(store, layout, config)
+    plan = find_plan(store, layout, old.record.source, old.record.kind, old.record.name)
+    if plan is None:
+        raise SettingError(f"The plan of run {run_id} is gone from {layout.sources}.")
+    new = begin_run(store, layout, plan, info, config, rescore_of=run_id)
+    if new.record.run_id == run_id:
+        raise SettingError(f"Run {run_id} was made by this very learner with these settings. Give the new --learner.")
+    if new.committed():
+        say(f"Run {new.record.run_id} is committed already; nothing to score.")
+    finish_run(new, config)
+    comparison = _compare(store, layout, old, new)
+    result = result_of(new)
+    if new.record.kind == "night" and find_reference(store, layout, new):
+        result = judge_run(store, layout, new, config)
+    site.build(store, layout)
+    return result | _said(layout, comparison)
+
+
+def compare_runs(config: Config, old: str, new: str) -> dict[str, Any]:
+    """Compare two committed runs over the same images. Needs ``root``. Returns the comparison with its page."""
+    store, layout = open_root(config)
+    comparison = _compare(store, layout, Run.find(store, layout, old), Run.find(store, layout, new))
+    site.build(store, layout)
+    short = {key: value for key, value in comparison.record().items() if key != "flips"}
+    return short | _said(layout, comparison)
+
+
+def _compare(store: Store, layout: Layout, old: Run, new: Run) -> Comparison:
+    with busy("Comparing the two runs"):
+        comparison = compare(old.record.run_id, new.record.run_id, old.rows(COLUMNS), new.rows(COLUMNS))
+        folder = layout.comparison(comparison.old, comparison.new)
+        store.replace(f"{folder}/comparison.json", to_json(comparison.record()))
+        shown = comparison.flips[:SHOWN_FLIPS]
+        pictures = thumbnails(store, [flip["uri"] for flip in shown])
+        flips = [flip | {"picture": picture} for flip, picture in zip(shown, pictures, strict=True)]
+        store.replace(f"{folder}/index.html", site.comparison_page(comparison, flips))
+    return comparison
+
+
+def _said(layout: Layout, comparison: Comparison) -> dict[str, Any]:
+    return {
+        "agreement": comparison.agreement,
+        "flips": sum(number for _, _, number in comparison.confusion),
+        "comparison": f"{layout.comparison(comparison.old, comparison.new)}/index.html",
+    }

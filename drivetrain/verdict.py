@@ -1,0 +1,128 @@
+"""One word about a night, with reasons and the lever to pull: the one source for page, JSON, message and exit code.
+
+Knows thresholds and plain words. Does not know how a statistic is made. Two gates: a p-value says that the night is not
+the reference, the effect says that it matters; on many images everything is significant.
+"""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+from drivetrain.drift import Drift
+
+Word = Literal["ok", "warn", "drift", "unknown"]
+
+# Below that many images on the night's side of a split, the statistics of the null are too coarse to mean much.
+SMALLEST_TEST = 50
+CONFIDENCE_FELL = 0.02
+SHARE_CHANGED = 0.05
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What a night comes to. ``sentence`` says it in one line, ``reasons`` why, ``lever`` what to do."""
+
+    verdict: Word
+    lever: str
+    sentence: str
+    reasons: tuple[str, ...]
+
+    def record(self) -> dict[str, Any]:
+        """As JSON."""
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """What a verdict is made from. ``mean_confidence``: of the reference and of the night, None for a regression."""
+
+    images: int
+    failed: int
+    reasons: Mapping[str, int]
+    reference: str | None
+    held_out: bool
+    drift: Drift | None
+    mean_confidence: tuple[float, float] | None
+    vocab: tuple[str, ...]
+    too_many_failed: bool = False
+
+
+def decide(evidence: Evidence, *, effect_floor: float, min_images: int) -> Verdict:
+    """Turn evidence into a verdict, by the table in ARCHITECTURE.md."""
+    missing = _missing(evidence, min_images)
+    if missing:
+        why, lever = missing
+        return Verdict("unknown", lever, f"Unknown: {why}", (*_failures(evidence), why))
+    drift = evidence.drift
+    assert drift is not None
+    said = (*_failures(evidence), *_numbers(evidence, drift))
+    if drift.p_value > drift.alpha:
+        lever = "look" if evidence.too_many_failed else "nothing"
+        return Verdict("ok", lever, "The images look like the ones the learner was validated on.", said)
+    if drift.effect < effect_floor:
+        small = "The images differ from the reference, but by little."
+        return Verdict("warn", "look", small, said)
+    if not evidence.held_out:
+        caution = (
+            "The images differ from the reference, but the reference has no held-out images, and a learner is surer of "
+            "images that it was trained on: this may be a false alarm. Build the reference with --labels."
+        )
+        return Verdict("warn", "look", caution, (caution, *said))
+    outside = (
+        "The images are not like the ones the learner was validated on; whether it still gets them right is unknown."
+    )
+    return Verdict("drift", "label and retrain, then rescore", outside, said)
+
+
+def _missing(evidence: Evidence, min_images: int) -> tuple[str, str] | None:
+    """Why nothing can be said, and the lever that mends it."""
+    scored = evidence.images - evidence.failed
+    if evidence.images == 0:
+        return "no new image arrived.", "look: should images have come?"
+    if scored < min_images:
+        return f"{scored} scored images are too few to say anything; min_images is {min_images}.", "look"
+    if evidence.reference is None:
+        return "there is no reference for this learner.", "build one: drivetrain reference --help"
+    if evidence.drift is None:
+        return "the reference has too few images to compare with.", "build a larger reference"
+    if evidence.drift.n_tested < SMALLEST_TEST:
+        n = evidence.drift.n_reference
+        least = SMALLEST_TEST * 5
+        return f"the reference has {n} images to compare with; {least} are needed.", "build a larger reference"
+    return None
+
+
+def _failures(evidence: Evidence) -> tuple[str, ...]:
+    if not evidence.failed:
+        return ()
+    share = evidence.failed / evidence.images
+    by_reason = ", ".join(f"{number} {reason}" for reason, number in evidence.reasons.items())
+    many = ": more than max_failed allows" if evidence.too_many_failed else ""
+    return (f"{evidence.failed} of {evidence.images} images ({share:.1%}) could not be scored ({by_reason}){many}.",)
+
+
+def _numbers(evidence: Evidence, drift: Drift) -> tuple[str, ...]:
+    """The measurements in plain words."""
+    told = "that is chance" if drift.effect < 0.52 else "0.5 is chance, 1 is always"
+    said = [
+        f"p = {drift.p_value:.3g} (an alarm needs {drift.alpha:g} or less), from {drift.n_tested} of "
+        f"{drift.n_current} images against {drift.n_reference} {'held-out ' if evidence.held_out else ''}"
+        "reference images.",
+        f"Effect {drift.effect:.2f}: so often is tonight's image told from the reference's, of a pair ({told}).",
+    ]
+    if not evidence.held_out:
+        said.insert(0, "The reference has no held-out images: alarms against it can't be trusted.")
+    if evidence.mean_confidence:
+        before, now = evidence.mean_confidence
+        change = now - before
+        if abs(change) >= CONFIDENCE_FELL:
+            said.append(f"Mean confidence {'fell' if change < 0 else 'rose'} from {before:.2f} to {now:.2f}.")
+    changed = sorted(
+        ((now - before, word) for (before, now), word in zip(drift.label_shares, evidence.vocab, strict=False)),
+        key=lambda pair: -abs(pair[0]),
+    )
+    if drift.p_value <= drift.alpha and changed and abs(changed[0][0]) >= SHARE_CHANGED:
+        gap, word = changed[0]
+        more = "more" if gap > 0 else "less"
+        said.append(f"Most changed class: {word!r} is predicted for {abs(gap):.0%} {more} of the images.")
+    return tuple(said)

@@ -1,0 +1,37 @@
+"""Fixtures that every test may ask for. Each server starts when the first test wants it and ends with the session."""
+
+from collections.abc import Iterator
+
+import pytest
+from servers import RayCluster, S3Server, ray_head, s3_server
+
+ACCESS_KEY = "drivetrain-tests"
+SECRET_KEY = "not-a-secret"
+
+# What a developer's own environment may hold, and what would send the tests to another store or another account.
+FOREIGN = ("AWS_PROFILE", "AWS_SESSION_TOKEN", "AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3", "AWS_REGION")
+
+
+@pytest.fixture(scope="session")
+def aws_environment() -> Iterator[None]:
+    """The keys of the S3 server in the environment, for this process and all that it starts; taken back at the end."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name in FOREIGN:
+            patch.delenv(name, raising=False)
+        patch.setenv("AWS_ACCESS_KEY_ID", ACCESS_KEY)
+        patch.setenv("AWS_SECRET_ACCESS_KEY", SECRET_KEY)
+        yield
+
+
+@pytest.fixture(scope="session")
+def s3(aws_environment: None) -> Iterator[S3Server]:
+    """A real S3 server. Tests that use it are slow: it takes some seconds to start."""
+    with s3_server(ACCESS_KEY, SECRET_KEY) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def ray_cluster(aws_environment: None) -> Iterator[RayCluster]:
+    """A real Ray head of 2 CPUs with token authentication; its workers see the keys of the S3 server."""
+    with ray_head(cpus=2) as cluster:
+        yield cluster
