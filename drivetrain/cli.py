@@ -5,8 +5,6 @@ wrong, 2 usage or setting, 3 too many images failed, 4 drift under --fail-on-dri
 """
 
 import json
-import os
-import subprocess
 import sys
 import warnings
 from collections.abc import Callable, Sequence
@@ -209,16 +207,17 @@ def nights(
     "--root", help="Folder or bucket prefix that drivetrain writes to.  E.g. --root s3://my-bucket/drivetrain"
 )
 @click.option("--config", "config_file", metavar="FILE", help="TOML file of the same keys; flags win.")
+@click.option("--storage", multiple=True, metavar="OPTION", help="fsspec options by protocol.")
 @click.option("--port", default=8000, show_default=True, help="Port on this machine.  E.g. --port 8000")
-def ui(root: str | None, config_file: str | None, port: int) -> None:
+def ui(root: str | None, storage: tuple[str, ...], config_file: str | None, port: int) -> None:
     """Serve Evidently's dashboard of all nights on this machine."""
 
     def work() -> int:
-        from drivetrain.report import ui_command
+        from drivetrain.report import serve
         from drivetrain.score import open_root
 
-        _, layout = open_root(Config.load(config_file, root=root))
-        return subprocess.call(ui_command(layout.workspace, port), env=os.environ | {"DO_NOT_TRACK": "1"})
+        store, layout = open_root(Config.load(config_file, root=root, storage=parse_storage(storage)))
+        return serve(layout.workspace, port, store)
 
     _guarded(work)
 

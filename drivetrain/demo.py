@@ -225,13 +225,13 @@ def accuracy(store: Store, result: Mapping[str, Any], truth: Mapping[str, str]) 
     """The share of right labels among the images of a result whose truth is given, by name."""
     rows = _labels_of(store, result)
     right = [row["label"] == truth[name] for row in rows if (name := row["uri"].rsplit("/", 1)[-1]) in truth]
-    return sum(right) / len(right)
+    return float(np.mean(right))
 
 
 def held_out_accuracy(store: Store, result: Mapping[str, Any]) -> float:
     """The share of right labels among a reference's held-out images."""
     right = [row["label"] == row["true_label"] for row in _labels_of(store, result) if row["split"] == "held_out"]
-    return sum(right) / len(right)
+    return float(np.mean(right))
 
 
 def _labels_of(store: Store, result: Mapping[str, Any]) -> list[dict[str, Any]]:

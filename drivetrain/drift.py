@@ -201,12 +201,14 @@ class FourierFeatures:
         self.phases = rng.uniform(0, 2 * np.pi, FEATURES).astype(np.float32)
 
     def _standard(self, embeddings: Matrix) -> npt.NDArray[np.float32]:
-        return ((embeddings - self.mean) / self.spread).astype(np.float32)
+        standard: npt.NDArray[np.float32] = ((embeddings - self.mean) / self.spread).astype(np.float32)
+        return standard
 
     def __call__(self, embeddings: Matrix) -> npt.NDArray[np.float32]:
         """The features of some embeddings."""
         waves = np.cos(self._standard(embeddings) @ self.weights + self.phases)
-        return (waves * np.sqrt(2 / FEATURES)).astype(np.float32)
+        features: npt.NDArray[np.float32] = (waves * np.sqrt(2 / FEATURES)).astype(np.float32)
+        return features
 
 
 def mmd(

@@ -93,11 +93,12 @@ class ExportedLearner:
         self._dl = learn.dls.test_dl([b""], rm_type_tfms=opener, num_workers=0, device=self._device)
         self._open = Pipeline(learn.dls.valid_ds.tls[0].tfms.fs[opener:], split_idx=1)
         self._model = learn.model.to(self._device).eval()
-        self._layer_name, self._layer = embedding_layer(self._model) if embedding == "head" else ("", None)
+        self._layer: nn.Module | None = None
+        layer = ""
+        if embedding == "head":
+            layer, self._layer = embedding_layer(self._model)
         outputs, size = self._probe()
-        self.info = LearnerInfo(
-            sha256[:12], sha256, task, vocab, outputs, self._layer_name, size, type(self._model).__name__
-        )
+        self.info = LearnerInfo(sha256[:12], sha256, task, vocab, outputs, layer, size, type(self._model).__name__)
         if vocab and len(vocab) != outputs:
             raise LearnerError(f"The learner has {len(vocab)} classes and {outputs} outputs; they should be the same.")
 
@@ -233,7 +234,7 @@ def _unpickle(data: bytes) -> Learner:
 
 def _task(learn: Learner) -> tuple[Task, tuple[str, ...]]:
     """What the learner predicts, from the transforms of its targets. Raises LearnerError for what can't be served."""
-    datasets = getattr(learn.dls, "valid_ds", None)
+    datasets: Any = getattr(learn.dls, "valid_ds", None)
     if not hasattr(datasets, "tls") or getattr(datasets, "n_inp", 1) != 1 or len(datasets.tls) != 2:
         raise LearnerError("Only learners with one image in and one target out can be served.")
     names = {base.__name__ for each in datasets.tls[1].tfms.fs for base in type(each).__mro__}

@@ -8,6 +8,8 @@ metrics as one more dataset, which is how Evidently passes extra data to a calcu
 import json
 import os
 import re
+import subprocess
+import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -32,7 +34,7 @@ from evidently.core.metric_types import (
 )
 from evidently.core.report import Snapshot
 from evidently.legacy.renderers.html_widgets import CounterData, counter, plotly_figure, text_widget
-from evidently.metrics import MeanValue, QuantileValue, RowCount
+from evidently.metrics import RowCount
 from evidently.presets import ValueStats
 from evidently.sdk.models import PanelMetric
 from evidently.sdk.panels import bar_plot_panel, line_plot_panel
@@ -48,11 +50,13 @@ from drivetrain.verdict import Verdict
 
 PROJECT = "drivetrain"
 PAGE = "drivetrain_page"
-SHOWN = 40
+SHOWN = 30
+# Evidently gives every plot a box of this height: a smaller figure leaves a hole, a larger one is cut.
+BOX = 500
+MODEBAR = ["zoom", "pan", "select", "lasso", "zoomin", "zoomout", "autoscale", "resetscale", "toimage"]
 COLUMNS = 10
 # Paul Tol's bright scheme: told apart with any colour vision.
-BLUE, RED, GREY, GREEN, YELLOW = "#4477aa", "#ee6677", "#bbbbbb", "#228833", "#ccbb44"
-COLOURS = {"ok": GREEN, "warn": YELLOW, "drift": RED, "unknown": GREY}
+BLUE, RED, GREY = "#4477aa", "#ee6677", "#bbbbbb"
 CODES = {"ok": 0, "warn": 1, "drift": 2, "unknown": -1}
 
 
@@ -224,11 +228,7 @@ def make(page: Page, rows: pa.Table, reference_rows: pa.Table | None, store: Sto
     metrics.append(FailedShare(tests=[lte(page.commit.max_failed)]))
     for column, there in (("confidence", has_confidence), ("energy", has_energy)):
         if there:
-            metrics += [
-                ValueStats(column=column),
-                MeanValue(column=column),
-                QuantileValue(column=column, quantile=0.05),
-            ]
+            metrics.append(ValueStats(column=column))
     if has_confidence:
         metrics.append(ValueStats(column="label"))
     if page.drift and page.drift.label_shares:
@@ -289,46 +289,9 @@ def _html(snapshot: Snapshot) -> bytes:
 
 def _headline(page: dict[str, Any]) -> Any:
     verdict = page["verdict"]
-    figure = go.Figure()
-    figure.add_annotation(
-        text=f"<b>{verdict['verdict'].upper()}</b>  {page['source']}, {page['name']}",
-        x=0,
-        y=0.95,
-        xref="paper",
-        yref="paper",
-        showarrow=False,
-        xanchor="left",
-        yanchor="top",
-        font={"size": 26, "color": "#222222"},
-    )
-    for y, text in ((0.52, _wrapped(verdict["sentence"])), (0.2, f"<b>Lever to pull:</b> {verdict['lever']}")):
-        figure.add_annotation(
-            text=text,
-            x=0,
-            y=y,
-            xref="paper",
-            yref="paper",
-            showarrow=False,
-            xanchor="left",
-            yanchor="top",
-            align="left",
-            font={"size": 16, "color": "#222222"},
-        )
-    figure.add_shape(
-        type="rect",
-        x0=-0.02,
-        x1=-0.012,
-        y0=0,
-        y1=1,
-        xref="paper",
-        yref="paper",
-        line_width=0,
-        fillcolor=COLOURS[verdict["verdict"]],
-    )
-    figure.update_xaxes(visible=False)
-    figure.update_yaxes(visible=False)
-    figure.update_layout(height=170, margin={"l": 30, "r": 10, "t": 5, "b": 5}, plot_bgcolor="white")
-    return plotly_figure(title="", figure=figure)
+    mark = {"ok": "✔", "warn": "▲", "drift": "■", "unknown": "?"}[verdict["verdict"]]
+    text = f"# {mark} {verdict['verdict'].upper()}\n\n{verdict['sentence']}\n\n**Lever to pull:** {verdict['lever']}"
+    return text_widget(title=f"{page['source']}, {page['name']}", text=text)
 
 
 def _reasons(page: dict[str, Any]) -> Any:
@@ -340,7 +303,7 @@ def _counters(page: dict[str, Any]) -> Any:
     commit, drift = page["commit"], page["drift"]
     counters = [CounterData("images", f"{commit['rows']:,}"), CounterData("failed", f"{commit['failed']:,}")]
     if drift:
-        counters += [CounterData("p-value", f"{drift['p_value']:.3g}"), CounterData("effect", f"{drift['effect']:.2f}")]
+        counters += [CounterData("p-value", f"{drift['p_value']:.2g}"), CounterData("effect", f"{drift['effect']:.2f}")]
         against = "held-out images" if page["held_out"] else "images, not held out"
         counters.append(CounterData(f"reference {against}", f"{drift['n_reference']:,}"))
     return counter(title=f"run {page['run_id']}", counters=counters)
@@ -383,7 +346,7 @@ def null_figure(drift: dict[str, Any]) -> go.Figure:
                 y=[name],
                 x=[value],
                 mode="markers+text",
-                text=[f"  p = {statistic['p_value']:.3g}"],
+                text=[f"  p = {statistic['p_value']:.2g}"],
                 textposition="middle right",
                 showlegend=False,
                 marker={"size": 14, "color": RED if alarm else BLUE, "symbol": "diamond" if alarm else "circle"},
@@ -392,11 +355,18 @@ def null_figure(drift: dict[str, Any]) -> go.Figure:
     figure.add_vline(
         x=1, line_dash="dash", line_color="#222222", annotation_text="threshold", annotation_position="top"
     )
-    figure.update_xaxes(title="distance from the reference: 0 is usual, 1 is the threshold", rangemode="tozero")
+    marks = [
+        (each["value"] - each["null_mean"]) / max(each["threshold"] - each["null_mean"], 1e-12)
+        for each in drift["statistics"]
+    ]
+    right = max(2.0, *marks) * 1.25
+    title = "distance from the reference: 0 is usual, 1 is the threshold; grey is what no drift looks like"
+    figure.update_xaxes(title=title, range=[-1.5, right])
     figure.update_layout(
-        height=90 + 45 * len(names),
+        height=BOX,
         margin={"l": 160, "r": 90, "t": 30, "b": 45},
         plot_bgcolor="white",
+        modebar={"remove": MODEBAR},
         barmode="overlay",
     )
     figure.update_xaxes(gridcolor="#eeeeee", zerolinecolor="#dddddd")
@@ -414,7 +384,10 @@ def label_figure(shares: list[list[float]], vocab: list[str]) -> go.Figure | Non
         figure.add_trace(go.Bar(name=name, x=words, y=[shares[i][side] for i in sorted(order)], marker_color=colour))
     figure.update_yaxes(tickformat=".0%", gridcolor="#eeeeee")
     figure.update_xaxes(type="category")
-    figure.update_layout(height=300, margin={"l": 50, "r": 10, "t": 10, "b": 40}, plot_bgcolor="white")
+    figure.update_layout(legend={"orientation": "h", "x": 0, "y": 1.12})
+    figure.update_layout(
+        height=BOX, margin={"l": 50, "r": 10, "t": 40, "b": 40}, plot_bgcolor="white", modebar={"remove": MODEBAR}
+    )
     return figure
 
 
@@ -454,24 +427,16 @@ def thumbnail_figure(shown: list[dict[str, Any]]) -> go.Figure:
         )
     )
     figure.update_xaxes(visible=False, range=[-0.6, COLUMNS - 0.4])
-    figure.update_yaxes(visible=False, range=[-(rows - 1) * 1.45 - 1.0, 0.6])
-    figure.update_layout(height=40 + rows * 145, margin={"l": 5, "r": 5, "t": 5, "b": 5}, plot_bgcolor="white")
+    figure.update_yaxes(visible=False, range=[-max(rows - 1, 2) * 1.45 - 1.0, 0.6])
+    figure.update_layout(
+        height=BOX, margin={"l": 5, "r": 5, "t": 5, "b": 5}, plot_bgcolor="white", modebar={"remove": MODEBAR}
+    )
     return figure
 
 
 def _short(text: str, most: int = 14) -> str:
     cut = text if len(text) <= most else text[: most - 1] + "…"
     return re.sub(r"[<>&]", "", cut)
-
-
-def _wrapped(text: str, width: int = 110) -> str:
-    words, lines, line = text.split(), [], ""
-    for word in words:
-        if len(line) + len(word) >= width:
-            lines.append(line)
-            line = ""
-        line = f"{line} {word}".strip()
-    return "<br>".join([*lines, line])
 
 
 def publish(made: Made, workspace: str, store: Store) -> None:
@@ -515,6 +480,9 @@ def _store_options(store: Store) -> Iterator[None]:
         fsspec.config.conf.update(before)
 
 
-def ui_command(workspace: str, port: int) -> list[str]:
-    """The command that serves the workspace, on this machine only."""
-    return ["evidently", "ui", "--workspace", workspace, "--host", "127.0.0.1", "--port", str(port)]
+def serve(workspace: str, port: int, store: Store) -> int:
+    """Serve the workspace on this machine only, until it is stopped; returns the server's exit code."""
+    # A process of its own reads its storage options from fsspec's environment variables.
+    options = {f"FSSPEC_{protocol.upper()}": json.dumps(given) for protocol, given in store.options.items()}
+    command = [sys.executable, "-m", "evidently.cli", "ui", "--workspace", workspace, "--port", str(port)]
+    return subprocess.call([*command, "--host", "127.0.0.1"], env=os.environ | options | {"DO_NOT_TRACK": "1"})

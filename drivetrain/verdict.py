@@ -105,7 +105,7 @@ def _numbers(evidence: Evidence, drift: Drift) -> tuple[str, ...]:
     """The measurements in plain words."""
     told = "that is chance" if drift.effect < 0.52 else "0.5 is chance, 1 is always"
     said = [
-        f"p = {drift.p_value:.3g} (an alarm needs {drift.alpha:g} or less), from {drift.n_tested} of "
+        f"p = {drift.p_value:.2g} (an alarm needs {drift.alpha:g} or less), from {drift.n_tested} of "
         f"{drift.n_current} images against {drift.n_reference} {'held-out ' if evidence.held_out else ''}"
         "reference images.",
         f"Effect {drift.effect:.2f}: so often is tonight's image told from the reference's, of a pair ({told}).",

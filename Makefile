@@ -1,0 +1,50 @@
+# Two commands do everything, set-up included: `make demo` and `make test`. They need Python 3.11 and make.
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+ROOT ?= demo
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt
+
+.PHONY: demo test quick check format clean
+.DEFAULT_GOAL := demo
+
+## Show two nights end to end on real digits (under 3 minutes after the installation).
+demo: $(VENV)/.demo
+	$(BIN)/drivetrain demo --root $(ROOT)
+
+## Every test, with every server it needs.
+test: $(VENV)/.dev
+	$(BIN)/python -m pytest
+
+## The tests that start no server, browser or cluster.
+quick: $(VENV)/.dev
+	$(BIN)/python -m pytest -m "not slow"
+
+## Lint, format, types, floors.
+check: $(VENV)/.dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+format: $(VENV)/.dev
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+clean:
+	rm -rf $(VENV)
+
+$(VENV)/.python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' || \
+		{ echo "drivetrain needs Python 3.11; found $$($(PYTHON) --version). Type: make PYTHON=/path/to/python3.11"; exit 2; }
+	$(PYTHON) -m venv $(VENV)
+	touch $@
+
+$(VENV)/.demo: $(VENV)/.python pyproject.toml constraints.txt
+	@echo "Installing drivetrain and its pinned dependencies into $(VENV): about 7 GB, several minutes the first time."
+	$(PIP) --editable '.[demo]'
+	touch $@
+
+$(VENV)/.dev: $(VENV)/.demo
+	$(PIP) --editable '.[dev]'
+	touch $@
