@@ -93,7 +93,7 @@ def judge_run(store: Store, layout: Layout, run: Run, config: Config) -> dict[st
     number = record_number(done[0]) + 1 if done else 1
     record = plan_paths(layout, run).record(run.record.model_id, number)
     with busy("Writing the report"):
-        _publish(store, layout, record, measured, inputs, config)
+        _publish(store, layout, record, measured, inputs, config, before=done[1].get("snapshot") if done else None)
     return _result(run, record, from_json(store, record.verdict) or {})
 
 
@@ -142,7 +142,13 @@ def _mean_confidence(reference: pa.Table | None, rows: pa.Table) -> tuple[float,
 
 
 def _publish(
-    store: Store, layout: Layout, record: RecordPaths, measured: Measured, inputs: dict[str, Any], config: Config
+    store: Store,
+    layout: Layout,
+    record: RecordPaths,
+    measured: Measured,
+    inputs: dict[str, Any],
+    config: Config,
+    before: str | None,
 ) -> None:
     """Write a record: everything else first, verdict.json last, then the site."""
     run, commit = measured.run, measured.commit
@@ -175,10 +181,12 @@ def _publish(
     snapshot = report.make(page, measured.rows, measured.reference_rows, store)
     store.replace(record.report, snapshot.html)
     store.replace(record.snapshot, snapshot.json)
-    closed = about | measured.verdict.record() | {"numbers": numbers, "inputs": inputs}
-    closed["made"] = datetime.now(UTC).isoformat(timespec="seconds")
+    made = {
+        "snapshot": report.publish(snapshot, layout.workspace, store, before),
+        "made": datetime.now(UTC).isoformat(timespec="microseconds"),
+    }
+    closed = about | measured.verdict.record() | {"numbers": numbers, "inputs": inputs} | made
     store.create(record.verdict, to_json(closed))
-    report.publish(snapshot, layout.workspace, store)
     site.build(store, layout)
 
 

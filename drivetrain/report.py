@@ -439,14 +439,21 @@ def _short(text: str, most: int = 14) -> str:
     return re.sub(r"[<>&]", "", cut)
 
 
-def publish(made: Made, workspace: str, store: Store) -> None:
-    """Add a report to the workspace, in its source's project, making project and panels at first use."""
+def publish(made: Made, workspace: str, store: Store, before: str | None) -> str:
+    """Add a report to the workspace, in its source's project, making project and panels at first use.
+
+    ``before`` is the snapshot of an earlier measurement of the same night, which the new one replaces: a night is one
+    point of a series. Returns the new snapshot's id.
+    """
     with _store_options(store):
         space = Workspace.create(workspace)
         name = f"{PROJECT}: {made.source}"
         found = space.search_project(name)
         project = found[0] if found else _new_project(space, name)
-        space.add_run(project.id, made.snapshot, include_data=False)
+        added = space.add_run(project.id, made.snapshot, include_data=False)
+        if before:
+            space.delete_run(project.id, before)
+    return str(added.id)
 
 
 def _new_project(space: Any, name: str) -> Any:

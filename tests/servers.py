@@ -98,7 +98,10 @@ class Prometheus:
 
 @contextmanager
 def s3_server(access_key: str, secret_key: str) -> Iterator[S3Server]:
-    """Run SeaweedFS, whose conditional puts and signatures are enforced as those of S3 are."""
+    """Run SeaweedFS, which enforces conditional puts and signatures as S3 does.
+
+    Unlike S3 it makes a missing bucket at the first write into it, and takes a backslash in a key for a slash.
+    """
     master, volume, filer, s3 = free_ports(4)
     server = S3Server(f"http://127.0.0.1:{s3}", access_key, secret_key)
     with _folder() as folder, ExitStack() as stack:
@@ -106,9 +109,11 @@ def s3_server(access_key: str, secret_key: str) -> Iterator[S3Server]:
         command = [_weed(), "server", f"-dir={folder / 'data'}", "-ip=127.0.0.1", "-ip.bind=127.0.0.1"]
         command += [f"-master.port={master}", f"-volume.port={volume}", "-filer", f"-filer.port={filer}"]
         command += ["-s3", f"-s3.port={s3}", "-s3.ip.bind=127.0.0.1", "-s3.port.iceberg=0", "-s3.port.lance=0"]
-        command += [f"-s3.config={_identities(folder, access_key, secret_key)}", "-volume.preStopSeconds=0"]
-        command += ["-master.volumeSizeLimitMB=64", "-volume.max=100", "-master.telemetry=false"]
-        process = stack.enter_context(running(command, folder / "log"))
+        command += [f"-s3.config={_identities(folder, server)}", "-volume.preStopSeconds=0"]
+        command += ["-master.volumeSizeLimitMB=64", "-volume.max=5000", "-master.telemetry=false"]
+        # Every bucket has volumes of its own, by default seven at once: a hundred would be used up by 14 buckets.
+        env = os.environ | {"WEED_MASTER_VOLUME_GROWTH_COPY_1": "1"}
+        process = stack.enter_context(running(command, folder / "log", env))
         process.wait_until(lambda: answers(f"{server.endpoint}/healthz"), "is healthy")
         # Healthy comes seconds before the first write succeeds.
         process.wait_until(lambda: _writes(server), "takes a write")
@@ -300,8 +305,8 @@ def _weed() -> str:
     return binary
 
 
-def _identities(folder: Path, access_key: str, secret_key: str) -> Path:
-    keys = [{"accessKey": access_key, "secretKey": secret_key}]
+def _identities(folder: Path, server: S3Server) -> Path:
+    keys = [{"accessKey": server.access_key, "secretKey": server.secret_key}]
     actions = ["Admin", "Read", "Write", "List", "Tagging"]
     path = folder / "s3.json"
     path.write_text(json.dumps({"identities": [{"name": "tests", "credentials": keys, "actions": actions}]}))
