@@ -8,6 +8,7 @@ process, in order: for debugging, and for tests of everything but Ray.
 
 import logging
 import os
+import re
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
@@ -21,6 +22,7 @@ from drivetrain.console import say
 from drivetrain.errors import DrivetrainError, RunError
 
 MAX_ATTEMPTS = 3
+_ANSI = re.compile(r"\x1b\[[0-9;]*m")
 
 Result = TypeVar("Result", covariant=True)
 
@@ -123,8 +125,11 @@ def _hand_out(actor: Any, waiting: deque[int], busy: dict[Any, tuple[Any, int]])
 
 
 def _retry(task: int, attempts: dict[int, int], waiting: deque[int], error: Exception) -> None:
+    lines = _ANSI.sub("", str(error)).strip().splitlines()
+    if getattr(error, "actor_init_failed", False):
+        raise RunError(f"No actor can start: {lines[-1]}\nIs drivetrain installed on every node of the cluster?")
     attempts[task] = attempts.get(task, 0) + 1
-    first_line = str(error).strip().splitlines()[0]
+    first_line = lines[0]
     if attempts[task] >= MAX_ATTEMPTS:
         raise RunError(
             f"Shard {task} ended its actor {MAX_ATTEMPTS} times; the last time: {first_line}\n"

@@ -91,6 +91,8 @@ class ExportedLearner:
         task, vocab = _task(learn)
         opener = _opener(learn)
         self._dl = learn.dls.test_dl([b""], rm_type_tfms=opener, num_workers=0, device=self._device)
+        # Tells every transform that this is the valid set; without it augmentation stays on.
+        self._dl.before_iter()
         self._open = Pipeline(learn.dls.valid_ds.tls[0].tfms.fs[opener:], split_idx=1)
         self._model = learn.model.to(self._device).eval()
         self._layer: nn.Module | None = None

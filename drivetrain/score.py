@@ -44,6 +44,8 @@ def open_root(config: Config) -> tuple[Store, Layout]:
     store = Store(config.storage)
     (root,) = config.need("root")
     layout = Layout(store.normalise(root))
+    if layout.root.startswith("memory://") and config.actors != 0:
+        raise SettingError("memory:// lives in one process: use --actors 0, or another --root.")
     found = from_json(store, layout.marker)
     if found is None:
         store.create(layout.marker, to_json({"drivetrain": "root", "schema": SCHEMA_MAJOR}))
@@ -161,7 +163,6 @@ def finish_run(run: Run, config: Config) -> Commit:
     missing = run.missing()
     scored: dict[int, PartCounts] = {}
     with cluster.connected(config.ray_address, config.actors):
-        _check_reach(run.store, run.layout, config)
         scored.update(_watched(run, config, missing))
     seconds = time.monotonic() - started
     commit = run.commit(scored, config.max_failed, seconds, sum(each.rows for each in scored.values()))
@@ -215,8 +216,3 @@ def _new_since(store: Store, layout: Layout, plan: Plan) -> int:
     folder = plan.paths(layout).manifest(plan.digest)
     known = set(zip(*(read_manifest(store, folder)[key].to_pylist() for key in ("uri", "etag")), strict=True))
     return sum((image.uri, image.etag) not in known for image in list_images(store, plan.prefix).images)
-
-
-def _check_reach(store: Store, layout: Layout, config: Config) -> None:
-    if config.actors != 0 and layout.root.startswith("memory://"):
-        raise SettingError("memory:// lives in one process: use --actors 0, or another --root.")

@@ -237,11 +237,12 @@ def test_a_missing_bucket_is_an_error_and_no_empty_listing(s3: S3Server, act: st
 
 @pytest.mark.slow
 @pytest.mark.parametrize("act", READS | WRITES)
-def test_a_server_that_is_not_there_is_an_error_in_our_words(aws_environment: None, act: str) -> None:
+def test_a_server_that_is_not_there_is_an_error_and_no_empty_store(
+    aws_environment: None, monkeypatch: pytest.MonkeyPatch, act: str
+) -> None:
+    monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")  # nobody will answer the second time either
     (port,) = free_ports(1)
-    nowhere = Store(
-        {"s3": {"endpoint_url": f"http://127.0.0.1:{port}", "config_kwargs": {"retries": {"max_attempts": 1}}}}
-    )
+    nowhere = Store({"s3": {"endpoint_url": f"http://127.0.0.1:{port}"}})
     with pytest.raises((StoreError, OSError)) as error:
         (READS | WRITES)[act](nowhere, "s3://bucket/in")
     assert not isinstance(error.value, FileNotFoundError), "unreachable is not absent"

@@ -1,0 +1,89 @@
+"""Tasks on real Ray actors: each is done, dead actors are replaced, and errors come back as they are."""
+
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import pytest
+
+from drivetrain import cluster
+from drivetrain.errors import LearnerError, RunError
+
+
+@dataclass
+class Doubling:
+    """Doubles its task; says by a file in ``folder`` that it tried."""
+
+    folder: Path
+    dies_on: tuple[int, ...] = ()
+    dies_times: int = 1
+    refuses: int | None = None
+
+    def run(self, task: int) -> int:
+        tried = len(list(self.folder.glob(f"{task}-*")))
+        (self.folder / f"{task}-{tried}").touch()
+        if task in self.dies_on and tried < self.dies_times:
+            os._exit(1)
+        if task == self.refuses:
+            raise LearnerError("this learner can't be served")
+        return 2 * task
+
+
+@pytest.fixture(scope="module")
+def ray() -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        # Actors import this very file.
+        patch.setenv("PYTHONPATH", str(Path(__file__).parent))
+        with cluster.connected(None, 2):
+            yield
+
+
+def test_without_actors_tasks_run_here_in_order(tmp_path: Path) -> None:
+    assert list(cluster.run_tasks(partial(Doubling, tmp_path), [3, 1, 2], actors=0)) == [(3, 6), (1, 2), (2, 4)]
+
+
+@pytest.mark.slow
+def test_every_task_is_done_once(ray: None, tmp_path: Path) -> None:
+    done = list(cluster.run_tasks(partial(Doubling, tmp_path), range(20), actors=2))
+    assert sorted(done) == [(i, 2 * i) for i in range(20)]
+    assert len(list(tmp_path.iterdir())) == 20
+
+
+@pytest.mark.slow
+def test_no_task_is_no_actor(ray: None, tmp_path: Path) -> None:
+    assert list(cluster.run_tasks(partial(Doubling, tmp_path), [], actors=2)) == []
+
+
+@pytest.mark.slow
+def test_a_dead_actor_is_replaced_and_its_task_done(ray: None, tmp_path: Path) -> None:
+    make = partial(Doubling, tmp_path, dies_on=(3, 5), dies_times=2)
+    done = list(cluster.run_tasks(make, range(8), actors=2))
+    assert sorted(done) == [(i, 2 * i) for i in range(8)]
+    assert len(list(tmp_path.glob("3-*"))) == 3
+
+
+@pytest.mark.slow
+def test_a_task_that_always_kills_its_actor_ends_the_run_with_a_plain_message(ray: None, tmp_path: Path) -> None:
+    make = partial(Doubling, tmp_path, dies_on=(2,), dies_times=99)
+    with pytest.raises(RunError, match="Shard 2 ended its actor 3 times"):
+        list(cluster.run_tasks(make, range(4), actors=2))
+    assert len(list(tmp_path.glob("2-*"))) == cluster.MAX_ATTEMPTS
+
+
+@pytest.mark.slow
+def test_an_error_of_a_worker_comes_back_as_itself_and_is_not_retried(ray: None, tmp_path: Path) -> None:
+    with pytest.raises(LearnerError, match=r"^this learner can't be served$"):
+        list(cluster.run_tasks(partial(Doubling, tmp_path, refuses=1), [1], actors=1))
+    assert len(list(tmp_path.iterdir())) == 1
+
+
+@pytest.mark.slow
+def test_workers_that_cannot_import_the_code_are_told_in_one_line(ray: None) -> None:
+    class OnThisSideOnly:
+        def __reduce__(self) -> tuple[object, tuple[str]]:
+            return __import__, ("a_module_that_no_node_has",)
+
+    with pytest.raises(RunError, match="a_module_that_no_node_has"):
+        list(cluster.run_tasks(OnThisSideOnly(), [1], actors=1))  # type: ignore[arg-type]

@@ -1,0 +1,167 @@
+"""An exported learner scores as fastai does, opens nothing that nobody vouched for, and survives bad images."""
+
+import hashlib
+import io
+import sys
+import types
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import learners
+import numpy as np
+import pytest
+import torch
+from fastai.vision.all import Learner, load_learner
+from PIL import Image
+from torch import nn
+
+from drivetrain.errors import ImageError, LearnerError, TrustError
+from drivetrain.learner import Predictions, embedding_layer, open_learner, read_trusted
+from drivetrain.store import Store
+
+pytestmark = pytest.mark.slow
+
+KINDS: dict[str, Callable[[list[Path]], Learner]] = {
+    "from_folder": lambda paths: learners.photos_learner(paths[0].parent.parent),
+    "from_df": learners.from_df_learner,
+    "multi_label": learners.multi_label_learner,
+    "regression": learners.regression_learner,
+    "grey": learners.grey_learner,
+}
+MAX_PIXELS = 10_000_000
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    return learners.write_photos(tmp_path_factory.mktemp("photos"), 24)
+
+
+@pytest.fixture(scope="module", params=KINDS)
+def kind(request: pytest.FixtureRequest, photos: list[Path], tmp_path_factory: pytest.TempPathFactory) -> Any:
+    path = tmp_path_factory.mktemp("learner") / "export.pkl"
+    return request.param, learners.exported(KINDS[request.param](photos), path)
+
+
+def scored(exported: learners.Exported, paths: list[Path]) -> list[Predictions]:
+    learner = open_learner(Path(exported.path).read_bytes(), exported.sha256)
+    results = learner.predict([learner.prepare(path.read_bytes(), MAX_PIXELS)[0] for path in paths])
+    assert all(isinstance(result, Predictions) for result in results)
+    return [result for result in results if isinstance(result, Predictions)]
+
+
+def test_predictions_equal_get_preds(kind: Any, photos: list[Path]) -> None:
+    name, exported = kind
+    found = scored(exported, photos)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        learn = load_learner(exported.path)
+    items = learners.frame_of(photos) if name in ("from_df", "multi_label", "regression", "grey") else photos
+    with learn.no_bar():
+        expected, _, decoded = learn.get_preds(dl=learn.dls.test_dl(items, num_workers=0), with_decoded=True)
+    outputs = np.concatenate([each.outputs for each in found])
+    np.testing.assert_allclose(outputs, expected.numpy().reshape(len(photos), -1), atol=1e-5)
+    if name == "multi_label":
+        np.testing.assert_array_equal(np.concatenate([each.chosen for each in found]), decoded.numpy())
+        assert learn.loss_func.thresh == 0.4
+    elif name != "regression":
+        np.testing.assert_array_equal(outputs.argmax(axis=1), decoded.numpy())
+
+
+def test_embedding_is_what_the_head_needs(kind: Any, photos: list[Path]) -> None:
+    """The rest of the head, applied to the stored embeddings, gives the learner's own outputs."""
+    _, exported = kind
+    found = scored(exported, photos[:6])
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        learn = load_learner(exported.path)
+    head = learn.model[1].eval()
+    first = next(i for i, layer in enumerate(head) if any(True for _ in layer.parameters()))
+    assert first > 0, "pooling and flattening come before the first layer with parameters"
+    with torch.inference_mode():
+        embeddings = torch.from_numpy(np.concatenate([each.embeddings for each in found]))
+        raw = head[first:](embeddings)
+        outputs = learn.loss_func.activation(raw) if hasattr(learn.loss_func, "activation") else raw
+    np.testing.assert_allclose(outputs.numpy(), np.concatenate([each.outputs for each in found]), atol=1e-5)
+
+
+def test_nothing_is_opened_without_its_hash(tmp_path: Path) -> None:
+    """A pickle that would leave a mark when opened leaves none."""
+    mark = tmp_path / "it ran"
+    path = tmp_path / "export.pkl"
+    path.write_bytes(f"cos\nmkdir\n(V{mark}\ntR.".encode())
+    with pytest.raises(TrustError) as refused:
+        read_trusted(Store(), str(path), ["0" * 64])
+    sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
+    assert f"--trust {sha256}" in str(refused.value)
+    assert f'trust = ["{sha256}"]' in str(refused.value)
+    assert not mark.exists()
+
+
+def test_a_damaged_copy_is_not_opened(tmp_path: Path) -> None:
+    path = tmp_path / "export.pkl"
+    path.write_bytes(b"vouched for")
+    data, sha256 = read_trusted(Store(), str(path), [hashlib.sha256(b"vouched for").hexdigest()])
+    with pytest.raises(TrustError, match="damaged"):
+        open_learner(data[:-1] + b"R", sha256)
+
+
+def test_a_missing_module_is_named(tmp_path: Path) -> None:
+    """load_learner itself says UnboundLocalError: res."""
+    module = types.ModuleType("module_of_the_trainer")
+    module.Thing = type("Thing", (), {"__module__": "module_of_the_trainer"})  # type: ignore[attr-defined]
+    sys.modules["module_of_the_trainer"] = module
+    sink = io.BytesIO()
+    torch.save(module.Thing(), sink)
+    del sys.modules["module_of_the_trainer"]
+    data = sink.getvalue()
+    with pytest.raises(LearnerError, match="module_of_the_trainer"):
+        open_learner(data, hashlib.sha256(data).hexdigest())
+
+
+def png(size: tuple[int, int], mode: str = "RGB") -> bytes:
+    sink = io.BytesIO()
+    Image.new(mode, size).save(sink, "PNG")
+    return sink.getvalue()
+
+
+def test_bad_images_are_told_apart(kind: Any) -> None:
+    _, exported = kind
+    learner = open_learner(Path(exported.path).read_bytes(), exported.sha256)
+    cases = {
+        "empty": b"",
+        "undecodable": b"<html>404</html>",
+        "too_large": png((4000, 3000), "1"),
+    }
+    for reason, data in cases.items():
+        with pytest.raises(ImageError) as error:
+            learner.prepare(data, MAX_PIXELS)
+        assert error.value.reason == reason
+    truncated = png((300, 300))[:-40]
+    with pytest.raises(ImageError) as error:
+        learner.prepare(truncated, MAX_PIXELS)
+    assert error.value.reason == "undecodable"
+
+
+def test_images_of_different_shapes_do_not_disturb_each_other(tmp_path: Path, photos: list[Path]) -> None:
+    """A learner without Resize gives tensors of many shapes; get_preds would fail on such a batch."""
+    folder = tmp_path / "digits"
+    learners.write_digits(folder, 0, 64, by_label=True)
+    learn = learners.digits_learner(folder, epochs=1)
+    exported = learners.exported(learn, tmp_path / "export.pkl")
+    learner = open_learner(Path(exported.path).read_bytes(), exported.sha256)
+    images = [png((28, 28)), png((40, 30)), png((28, 28)), png((64, 64))]
+    together = learner.predict([learner.prepare(image, MAX_PIXELS)[0] for image in images])
+    for image, found in zip(images, together, strict=True):
+        (alone,) = learner.predict([learner.prepare(image, MAX_PIXELS)[0]])
+        assert isinstance(found, Predictions) and isinstance(alone, Predictions)
+        np.testing.assert_allclose(found.outputs, alone.outputs, atol=1e-6)
+
+
+def test_embedding_layer_of_a_plain_model_is_its_last_linear() -> None:
+    model = nn.Sequential(nn.Flatten(), nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2))
+    name, layer = embedding_layer(model)
+    assert (name, layer) == ("3", model[3])
+    with pytest.raises(LearnerError, match='embedding = "none"'):
+        embedding_layer(nn.Conv2d(3, 4, 1))

@@ -1,0 +1,247 @@
+"""Scoring on a folder, in memory and on S3, with and without Ray: each image one row, and nothing done twice."""
+
+import signal
+import subprocess
+import sys
+import time
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import learners
+import numpy as np
+import pandas as pd
+import pytest
+from fastai.vision.all import load_learner
+from servers import S3Server
+
+from drivetrain import Config, score_images
+from drivetrain.errors import RunError, SettingError, TrustError
+from drivetrain.run import Run
+from drivetrain.schema import matrix, row_schema
+from drivetrain.score import open_root
+from drivetrain.store import Store
+
+pytestmark = pytest.mark.slow
+
+IMAGES = 150
+
+
+@pytest.fixture(scope="module")
+def digits(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("digits")
+    learners.write_digits(folder, 0, IMAGES)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory: pytest.TempPathFactory) -> learners.Exported:
+    folder = tmp_path_factory.mktemp("train")
+    learners.write_digits(folder, 1000, 1300, by_label=True)
+    return learners.exported(learners.digits_learner(folder, epochs=2), folder.parent / "export.pkl")
+
+
+@pytest.fixture(params=["local", "memory", "s3"])
+def place(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Config]:
+    """Where the root lies, and how many actors work there."""
+    if request.param == "local":
+        yield Config(root=str(tmp_path / "root"), actors=2)
+    elif request.param == "memory":
+        yield Config(root=f"memory://{tmp_path.name}/root", actors=0)
+    else:
+        server: S3Server = request.getfixturevalue("s3")
+        yield Config(root=f"{server.bucket()}/root", actors=2, storage=server.storage)
+
+
+def config_of(exported: learners.Exported, place: Config, **changes: Any) -> Config:
+    known = {"learner": exported.path, "trust": (exported.sha256,), "source": "digits", "name": "first"}
+    return Config(**{**place.model_dump(exclude_unset=True), **known, **changes})
+
+
+def copied(place: Config, folder: Path) -> str:
+    """The images as objects of the same store as the root."""
+    store, layout = open_root(place)
+    if store.is_local(layout.root):
+        return str(folder)
+    prefix = f"{layout.root.rsplit('/', 1)[0]}/images"
+    for path in folder.iterdir():
+        store.replace(f"{prefix}/{path.name}", path.read_bytes())
+    return prefix
+
+
+def rows_of(config: Config, run_id: str) -> pd.DataFrame:
+    store, layout = open_root(config)
+    names = row_schema(1).names
+    return Run.find(store, layout, run_id).rows(names).to_pandas()
+
+
+def test_rows_equal_get_preds_on_every_store(place: Config, exported: learners.Exported, digits: Path) -> None:
+    config = config_of(exported, place, images=copied(place, digits))
+    result = score_images(config)
+    assert (result["rows"], result["failed"], result["too_many_failed"]) == (IMAGES, 0, False)
+    rows = rows_of(config, result["run_id"])
+    assert list(rows.columns) == row_schema(1).names
+    assert rows["uri"].is_unique and len(rows) == IMAGES
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        learn = load_learner(exported.path)
+    files = [digits / uri.rsplit("/", 1)[-1] for uri in rows["uri"]]
+    with learn.no_bar():
+        expected, _ = learn.get_preds(dl=learn.dls.test_dl(files, num_workers=0))
+    np.testing.assert_allclose(np.stack(rows["probs"]), expected.numpy(), atol=1e-5)
+    assert rows["label"].tolist() == [str(learn.dls.vocab[i]) for i in expected.argmax(dim=1)]
+    np.testing.assert_allclose(rows["confidence"], expected.max(dim=1).values, atol=1e-5)
+    assert {len(embedding) for embedding in rows["embedding"]} == {128}
+    assert (rows["width"] == learners.SIZE).all() and rows["content_hash"].str.len().eq(64).all()
+
+
+def test_md5_is_verified_where_the_store_gives_one(s3: S3Server, exported: learners.Exported, digits: Path) -> None:
+    place = Config(root=f"{s3.bucket()}/root", actors=0, storage=s3.storage)
+    config = config_of(exported, place, images=copied(place, digits))
+    assert rows_of(config, score_images(config)["run_id"])["verified"].all()
+
+
+def test_pandas_reads_the_parts_as_they_lie(exported: learners.Exported, digits: Path, tmp_path: Path) -> None:
+    config = config_of(exported, Config(root=str(tmp_path / "root"), actors=0), images=str(digits))
+    frame = pd.read_parquet(score_images(config)["parts"])
+    assert len(frame) == IMAGES and frame["status"].eq("ok").all()
+
+
+def test_a_bad_image_is_one_row_and_other_objects_are_counted(exported: learners.Exported, tmp_path: Path) -> None:
+    folder = tmp_path / "images"
+    learners.write_digits(folder, 0, 40)
+    (folder / "broken.jpg").write_bytes(b"<html>404 not found</html>")
+    (folder / "empty.png").touch()
+    (folder / "no_suffix").write_bytes((folder / "d0000.png").read_bytes())
+    for name in ("notes.txt", "labels.csv", ".DS_Store"):
+        (folder / name).write_text("no image")
+    config = config_of(exported, Config(root=str(tmp_path / "root"), actors=0), images=str(folder))
+    result = score_images(config)
+    assert (result["rows"], result["failed"]) == (43, 2)
+    assert result["reasons"] == {"undecodable": 1, "empty": 1}
+    assert result["skipped"] == {"txt": 1, "csv": 1, "hidden": 1}
+    assert result["too_many_failed"], "2 of 43 is more than 1 %"
+    rows = rows_of(config, result["run_id"]).set_index("uri")
+    broken = rows.loc[str(folder / "broken.jpg")]
+    assert broken["status"] == "failed" and broken["error"] == "undecodable" and broken["probs"] is None
+    assert rows.loc[str(folder / "no_suffix"), "status"] == "ok"
+
+
+def test_what_changes_or_goes_after_the_listing_is_told(exported: learners.Exported, tmp_path: Path) -> None:
+    """The manifest is frozen first: plan, then change the bucket, then score."""
+    folder = tmp_path / "images"
+    paths = learners.write_digits(folder, 0, 10)
+    config = config_of(exported, Config(root=str(tmp_path / "root"), actors=0, max_failed=1.0), images=str(folder))
+    with pytest.raises(TrustError):
+        score_images(config.model_copy(update={"trust": ()}))
+    from drivetrain.manifest import freeze, frozen_table, list_images
+
+    store, layout = open_root(config)
+    listing = list_images(store, str(folder))
+    freeze(
+        store, layout, frozen_table(listing.images), source="digits", kind="plan", name="first",
+        prefix=str(folder), skipped={},
+    )  # fmt: skip
+    paths[0].unlink()
+    paths[1].write_bytes(paths[2].read_bytes() + b"more")
+    result = score_images(config)
+    assert result["rows"] == 10
+    assert result["reasons"] == {"vanished": 1, "changed": 1}
+
+
+def test_a_committed_run_is_left_alone_and_new_images_are_counted(
+    exported: learners.Exported, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "images"
+    learners.write_digits(folder, 0, 20)
+    config = config_of(exported, Config(root=str(tmp_path / "root"), actors=0), images=str(folder))
+    first = score_images(config)
+    before = {path: path.stat().st_mtime_ns for path in Path(first["parts"]).parent.rglob("*") if path.is_file()}
+    learners.write_digits(folder, 20, 25)
+    capsys.readouterr()
+    assert score_images(config) == first
+    assert "5 images are new since" in capsys.readouterr().err
+    assert before == {
+        path: path.stat().st_mtime_ns for path in Path(first["parts"]).parent.rglob("*") if path.is_file()
+    }
+    assert score_images(config.model_copy(update={"name": "second"}))["rows"] == 25
+
+
+def test_a_killed_driver_is_resumed_by_the_same_command(exported: learners.Exported, tmp_path: Path) -> None:
+    folder = tmp_path / "images"
+    learners.write_digits(folder, 0, 1000)
+    root = tmp_path / "root"
+    command = [
+        sys.executable, "-m", "drivetrain.cli", "score", "--root", str(root), "--learner", exported.path,
+        "--trust", exported.sha256, "--images", str(folder), "--source", "digits", "--name", "first", "--actors", "0",
+    ]  # fmt: skip
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    deadline = time.monotonic() + 120
+    while not (parts := sorted(root.glob("runs/*/parts/*.parquet"))):
+        assert process.poll() is None and time.monotonic() < deadline, "it ended before its first part"
+        time.sleep(0.005)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    parts = sorted(root.glob("runs/*/parts/*.parquet"))
+    run_folder = next(root.glob("runs/*"))
+    assert 0 < len(parts) < 16 and not (run_folder / "commit.json").exists()
+    kept = {path.name: path.read_bytes() for path in parts}
+    config = config_of(exported, Config(root=str(root), actors=0), images=str(folder))
+    store, layout = open_root(config)
+    with pytest.raises(RunError, match="not committed"):
+        Run.find(store, layout, run_folder.name).rows(["uri"])
+    result = score_images(config)
+    assert result["run_id"] == run_folder.name
+    assert {path.name: path.read_bytes() for path in parts} == kept
+    rows = rows_of(config, result["run_id"])
+    assert rows["uri"].is_unique and len(rows) == 1000
+
+
+def test_memory_serves_no_actors(exported: learners.Exported, digits: Path) -> None:
+    config = config_of(exported, Config(root="memory://alone/root", actors=2), images=str(digits))
+    with pytest.raises(SettingError, match="--actors 0"):
+        score_images(config)
+
+
+def test_without_embeddings(exported: learners.Exported, digits: Path, tmp_path: Path) -> None:
+    place = Config(root=str(tmp_path / "root"), actors=0)
+    with_them = score_images(config_of(exported, place, images=str(digits)))
+    without = score_images(config_of(exported, place, images=str(digits), embedding="none", name="none"))
+    rows, others = rows_of(place, with_them["run_id"]), rows_of(place, without["run_id"])
+    assert others["embedding"].isna().all() and others["label"].tolist() == rows["label"].tolist()
+
+
+@pytest.mark.parametrize("kind", ["multi_label", "regression"])
+def test_multi_label_and_regression_rows(kind: str, tmp_path: Path) -> None:
+    photos = learners.write_photos(tmp_path / "photos", 16)
+    make = {"multi_label": learners.multi_label_learner, "regression": learners.regression_learner}[kind]
+    exported = learners.exported(make(photos), tmp_path / "export.pkl")
+    place = Config(root=str(tmp_path / "root"), actors=0)
+    config = config_of(exported, place, images=str(tmp_path / "photos"))
+    rows = rows_of(config, score_images(config)["run_id"])
+    if kind == "regression":
+        assert rows["values"].str.len().eq(1).all() and rows[["label", "confidence", "probs"]].isna().all().all()
+        return
+    store, layout = open_root(config)
+    vocab = Run.find(store, layout, score_images(config)["run_id"]).record.vocab
+    for _, row in rows.iterrows():
+        assert set(row["labels"]) == {word for word, share in zip(vocab, row["probs"], strict=True) if share > 0.4}
+    assert rows["energy"].isna().all()
+
+
+def test_embeddings_come_back_as_a_matrix(exported: learners.Exported, digits: Path, tmp_path: Path) -> None:
+    config = config_of(exported, Config(root=str(tmp_path / "root"), actors=0), images=str(digits))
+    store, layout = open_root(config)
+    run = Run.find(store, layout, score_images(config)["run_id"])
+    assert matrix(run.rows(["embedding"])["embedding"]).shape == (IMAGES, 128)
+
+
+def test_an_empty_prefix_and_a_foreign_root_are_told(exported: learners.Exported, tmp_path: Path) -> None:
+    (tmp_path / "nothing").mkdir()
+    config = config_of(exported, Config(root=str(tmp_path / "root"), actors=0), images=str(tmp_path / "nothing"))
+    with pytest.raises(SettingError, match="No image below"):
+        score_images(config)
+    Store().replace(f"{tmp_path}/old/drivetrain.json", b'{"schema": 99}')
+    with pytest.raises(SettingError, match="schema 99"):
+        score_images(config.model_copy(update={"root": f"{tmp_path}/old"}))
