@@ -1,0 +1,190 @@
+"""How an image of the training set gets its split and its true label: by folders, or by a labels file."""
+
+import pyarrow as pa
+import pytest
+
+from drivetrain.errors import SettingError
+from drivetrain.reference import Label, Reference, label_of_folders, match_labels, read_labels, scores_of
+from drivetrain.schema import row_schema
+
+VOCAB = ("cat", "dog")
+CAT: Label = ("trained", "cat")
+DOG: Label = ("held_out", "dog")
+UNKNOWN: Label = ("unknown", None)
+
+
+# --- folders ---
+
+
+@pytest.mark.parametrize(
+    ("key", "split", "label"),
+    [
+        ("/train/cat/1.jpg", "trained", "cat"),
+        ("/Training/dog/1.jpg", "trained", "dog"),
+        ("/valid/cat/1.jpg", "held_out", "cat"),
+        ("/VAL/cat/1.jpg", "held_out", "cat"),
+        ("/test/dog/1.jpg", "held_out", "dog"),
+        ("/dog/validation/1.jpg", "held_out", "dog"),
+        ("/cat/1.jpg", "unknown", "cat"),
+        ("/train/bird/1.jpg", "trained", None),
+        ("/1.jpg", "unknown", None),
+        ("/cat.jpg", "unknown", None),
+        ("/train.jpg", "unknown", None),
+        ("/x/train", "unknown", None),
+        ("/dog/cat/1.jpg", "unknown", "cat"),
+        ("/trained-on-tuesday/1.jpg", "unknown", None),
+    ],
+)
+def test_folders_say_split_and_label_and_file_names_do_not(key: str, split: str, label: str | None) -> None:
+    assert label_of_folders(key, VOCAB) == (split, label)
+
+
+# --- the labels file ---
+
+
+def test_a_labels_file_gives_split_and_label_by_fname() -> None:
+    text = "fname,label,is_valid\na.jpg,cat,False\nb/c.jpg,dog,True\nd.jpg,,1\ne.jpg,cat, false \n"
+    assert read_labels(text, "labels.csv") == {
+        "a.jpg": CAT,
+        "b/c.jpg": DOG,
+        "d.jpg": ("held_out", None),
+        "e.jpg": CAT,
+    }
+
+
+@pytest.mark.parametrize(
+    ("word", "split"),
+    [("True", "held_out"), ("TRUE", "held_out"), ("1", "held_out"), ("1.0", "held_out"), ("0", "trained"), ("0.0", "trained")],
+)
+def test_is_valid_may_be_written_as_pandas_and_excel_write_it(word: str, split: str) -> None:
+    assert read_labels(f"fname,label,is_valid\na,cat,{word}\n", "x") == {"a": (split, "cat")}
+
+
+def test_columns_may_stand_in_any_order_and_label_may_be_missing() -> None:
+    assert read_labels("is_valid,extra,fname\nTrue,9,a.jpg\n", "x") == {"a.jpg": ("held_out", None)}
+
+
+def test_quoted_names_keep_their_commas() -> None:
+    assert read_labels('fname,label,is_valid\n"a, b.jpg",cat,False\n', "x") == {"a, b.jpg": CAT}
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [("", "nothing"), ("fname,label\na,cat\n", "['fname', 'label']"), ("fname;label;is_valid\n", "fname;label;is_valid")],
+)
+def test_missing_columns_are_refused_with_those_found(text: str, found: str) -> None:
+    with pytest.raises(SettingError) as caught:
+        read_labels(text, "s3://b/labels.csv")
+    message = str(caught.value)
+    assert message.startswith("s3://b/labels.csv: expected the columns fname,label,is_valid")
+    assert found in message
+
+
+@pytest.mark.parametrize("word", ["yes", "", "2", "valid"])
+def test_an_is_valid_that_is_neither_is_refused_with_its_line(word: str) -> None:
+    with pytest.raises(SettingError, match=rf"labels\.csv, line 3: is_valid is '{word}'; expected True or False"):
+        read_labels(f"fname,label,is_valid\na,cat,True\nb,cat,{word}\n", "labels.csv")
+
+
+def test_a_line_that_is_too_short_is_refused_with_its_number() -> None:
+    with pytest.raises(SettingError, match="line 2"):
+        read_labels("fname,label,is_valid\na\n", "labels.csv")
+    with pytest.raises(SettingError, match="line 2"):
+        read_labels("is_valid,label,fname\nTrue,cat\n", "labels.csv")
+
+
+# --- matching ---
+
+
+def test_an_exact_uri_wins_over_any_end_of_a_path() -> None:
+    labels = {"s3://b/x/1.jpg": CAT, "y/x/1.jpg": DOG}
+    assert match_labels(labels, ["s3://b/x/1.jpg"], "w") == {"s3://b/x/1.jpg": CAT}
+
+
+def test_names_of_the_training_machine_are_matched_by_the_ends_of_their_paths() -> None:
+    labels = {"/home/ann/data/train/cat/1.jpg": CAT, "/home/ann/data/valid/dog/1.jpg": DOG}
+    uris = ["s3://b/set/train/cat/1.jpg", "s3://b/set/valid/dog/1.jpg"]
+    assert match_labels(labels, uris, "w") == dict(zip(uris, (CAT, DOG), strict=True))
+
+
+def test_names_from_windows_are_matched_too() -> None:
+    labels = {"C:\\Users\\ann\\train\\cat\\1.jpg": CAT, "C:\\Users\\ann\\valid\\dog\\1.jpg": DOG}
+    uris = ["/data/train/cat/1.jpg", "/data/valid/dog/1.jpg"]
+    assert match_labels(labels, uris, "w") == dict(zip(uris, (CAT, DOG), strict=True))
+
+
+def test_the_longest_end_decides_where_short_ends_are_shared() -> None:
+    labels = {"a/cat/1.jpg": CAT, "b/cat/1.jpg": DOG}
+    found = match_labels(labels, ["/x/a/cat/1.jpg", "/x/b/cat/1.jpg"], "w")
+    assert found == {"/x/a/cat/1.jpg": CAT, "/x/b/cat/1.jpg": DOG}
+
+
+def test_a_basename_alone_is_enough_where_only_one_fname_has_it() -> None:
+    assert match_labels({"cat/1.jpg": CAT}, ["s3://b/flat/1.jpg"], "w") == {"s3://b/flat/1.jpg": CAT}
+
+
+def test_an_end_that_two_fnames_share_says_nothing() -> None:
+    labels = {"cat/1.jpg": CAT, "dog/1.jpg": DOG, "dog/2.jpg": DOG}
+    found = match_labels(labels, ["/flat/1.jpg", "/flat/2.jpg"], "w")
+    assert found == {"/flat/1.jpg": UNKNOWN, "/flat/2.jpg": DOG}
+
+
+def test_an_fname_labels_no_second_image_that_only_shares_its_basename() -> None:
+    # Numbered files in class folders: dog/1.jpg is missing in the file, and is no cat.
+    found = match_labels({"cat/1.jpg": CAT}, ["/x/cat/1.jpg", "/x/dog/1.jpg"], "w")
+    assert found == {"/x/cat/1.jpg": CAT, "/x/dog/1.jpg": UNKNOWN}
+
+
+def test_images_that_no_fname_fits_are_unknown_and_counted_aloud(capsys: pytest.CaptureFixture[str]) -> None:
+    uris = [f"/x/{i}.jpg" for i in range(3)]
+    assert match_labels({"1.jpg": CAT}, uris, "labels.csv") == {uris[0]: UNKNOWN, uris[1]: CAT, uris[2]: UNKNOWN}
+    assert "2 of 3 images are not in labels.csv; they are marked unknown" in capsys.readouterr().err
+
+
+def test_a_full_match_says_nothing(capsys: pytest.CaptureFixture[str]) -> None:
+    match_labels({"1.jpg": CAT}, ["/x/1.jpg"], "labels.csv")
+    assert capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize(("labels", "example"), [({"a.png": CAT}, "'a.png'"), ({}, "(no line)")])
+def test_a_file_that_fits_no_image_is_refused_with_an_example_of_both(labels: dict[str, Label], example: str) -> None:
+    with pytest.raises(SettingError) as caught:
+        match_labels(labels, ["s3://b/1.jpg"], "labels.csv")
+    assert all(word in str(caught.value) for word in ("labels.csv", example, "'s3://b/1.jpg'"))
+
+
+# --- rows as arrays ---
+
+
+def rows(*outcomes: dict[str, object]) -> pa.Table:
+    return pa.Table.from_pylist([{"uri": "/x", "status": "ok"} | each for each in outcomes], schema=row_schema(2))
+
+
+def test_rows_become_the_arrays_that_drift_takes() -> None:
+    one = {"embedding": [1, 2], "probs": [0.25, 0.75], "confidence": 0.75, "energy": 3.0, "label_index": 1}
+    two = {"embedding": [3, 4], "probs": [1.0, 0.0], "confidence": 1.0, "energy": 5.0, "label_index": 0}
+    scores = scores_of(rows(one, two), 2)
+    assert scores.embeddings.tolist() == [[1, 2], [3, 4]]
+    assert scores.outputs.tolist() == [[0.25, 0.75], [1, 0]]
+    assert (scores.confidence.tolist(), scores.energy.tolist()) == ([0.75, 1], [3, 5])
+    assert scores.labels.tolist() == [1, 0]
+
+
+def test_rows_of_a_regression_without_embeddings_give_values_and_no_labels() -> None:
+    scores = scores_of(rows({"values": [0.5]}, {"values": [2.0]}), 1)
+    assert scores.embeddings.shape == (2, 0)
+    assert scores.outputs.tolist() == [[0.5], [2.0]]
+    assert len(scores.labels) == 0
+
+
+def test_no_rows_are_no_images() -> None:
+    scores = scores_of(rows(), 3)
+    assert len(scores) == 0
+    assert scores.outputs.shape == (0, 3)
+
+
+@pytest.mark.parametrize(
+    ("splits", "held_out"), [({"held_out": 1, "trained": 9}, True), ({"trained": 9}, False), ({"held_out": 0}, False)]
+)
+def test_a_reference_knows_whether_it_holds_images_that_no_training_saw(splits: dict[str, int], held_out: bool) -> None:
+    assert Reference("r", "m", {}, splits, 0, "now").held_out is held_out

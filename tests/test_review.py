@@ -1,0 +1,134 @@
+"""The order of the review queue, and a small picture of whatever Pillow can open."""
+
+import base64
+import io
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from PIL import Image
+
+from drivetrain.review import QUEUE, THUMBNAIL, review_queue, thumbnail, thumbnails
+from drivetrain.schema import row_schema
+from drivetrain.store import Store
+
+ORANGE = (230, 120, 30)
+
+
+def rows(number: int) -> pa.Table:
+    about = [
+        {"uri": f"/x/{i}.jpg", "label": f"class {i}", "confidence": i / 16, "true_label": "cat" if i % 2 else None}
+        for i in range(number)
+    ]
+    return pa.Table.from_pylist(about, schema=row_schema(0))
+
+
+def encoded(image: Image.Image, kind: str = "PNG", **options: object) -> bytes:
+    sink = io.BytesIO()
+    image.save(sink, kind, **options)
+    return sink.getvalue()
+
+
+def decoded(uri: str | None) -> Image.Image:
+    assert uri is not None
+    start = "data:image/jpeg;base64,"
+    assert uri.startswith(start)
+    image = Image.open(io.BytesIO(base64.b64decode(uri.removeprefix(start), validate=True)))
+    image.load()
+    return image
+
+
+# --- the queue ---
+
+
+def test_the_images_that_moved_most_come_first() -> None:
+    queue = review_queue(rows(5), np.array([0.5, 3.0, -1.0, 2.0, 9.0]), 3, "run-1")
+    assert queue.schema == QUEUE
+    assert queue.to_pylist() == [
+        {"rank": 1, "uri": "/x/4.jpg", "moved": 9, "label": "class 4", "confidence": 0.25, "true_label": None, "run_id": "run-1"},
+        {"rank": 2, "uri": "/x/1.jpg", "moved": 3, "label": "class 1", "confidence": 0.0625, "true_label": "cat", "run_id": "run-1"},
+        {"rank": 3, "uri": "/x/3.jpg", "moved": 2, "label": "class 3", "confidence": 0.1875, "true_label": "cat", "run_id": "run-1"},
+    ]
+
+
+def test_images_that_moved_alike_keep_their_order() -> None:
+    queue = review_queue(rows(8), np.array([1.0, 0, 1, 0, 1, 0, 1, 0]), 6, "r")
+    assert queue["uri"].to_pylist() == [f"/x/{i}.jpg" for i in (0, 2, 4, 6, 1, 3)]
+
+
+def test_a_short_night_gives_a_short_queue() -> None:
+    assert review_queue(rows(2), np.array([1.0, 2.0]), 100, "r")["rank"].to_pylist() == [1, 2]
+    assert len(review_queue(rows(0), np.zeros(0), 100, "r")) == 0
+
+
+# --- thumbnails ---
+
+FLAT = Image.new("RGB", (300, 300), ORANGE)
+GREY = Image.new("L", (300, 300), 90)
+PICTURES = {
+    "jpeg": (encoded(FLAT, "JPEG"), ORANGE),
+    "png": (encoded(FLAT), ORANGE),
+    "webp": (encoded(FLAT, "WEBP"), ORANGE),
+    "rgba": (encoded(FLAT.convert("RGBA")), ORANGE),
+    "palette": (encoded(FLAT.convert("P")), None),
+    "palette with transparency": (encoded(FLAT.quantize(4), "GIF", transparency=0), None),
+    "cmyk": (encoded(FLAT.convert("CMYK"), "JPEG"), ORANGE),
+    "grey": (encoded(GREY), (90, 90, 90)),
+    "grey with alpha": (encoded(GREY.convert("LA")), (90, 90, 90)),
+    "black and white": (encoded(GREY.convert("1")), None),
+    "16 bit": (encoded(Image.fromarray(np.full((300, 300), 90 * 257, np.uint16))), None),
+    "16 bit tiff": (encoded(Image.fromarray(np.full((300, 300), 90 * 257, np.uint16)), "TIFF"), None),
+    "float tiff": (encoded(Image.fromarray(np.full((300, 300), 0.5, np.float32)), "TIFF"), None),
+}
+
+
+@pytest.mark.parametrize("kind", list(PICTURES))
+def test_a_thumbnail_is_a_small_valid_jpeg_of_the_same_colour(kind: str) -> None:
+    data, colour = PICTURES[kind]
+    said = thumbnail(data)
+    small = decoded(said)
+    assert (small.format, small.mode) == ("JPEG", "RGB")
+    assert max(small.size) <= THUMBNAIL
+    assert len(said) < 8000
+    if colour:
+        np.testing.assert_allclose(np.asarray(small).reshape(-1, 3), [colour] * THUMBNAIL**2, atol=12)
+
+
+@pytest.mark.parametrize("size", [(1, 1), (1, 3000), (3000, 1), (8, 8), (4000, 3000)])
+def test_a_thumbnail_of_any_shape_is_small(size: tuple[int, int]) -> None:
+    assert max(decoded(thumbnail(encoded(Image.new("L", size)))).size) <= THUMBNAIL
+
+
+def test_a_wide_image_keeps_its_shape_on_white() -> None:
+    pixels = np.asarray(decoded(thumbnail(encoded(Image.new("RGB", (400, 200), "black"), "JPEG")))).mean(axis=2)
+    assert pixels[: THUMBNAIL // 4 - 8].min() > 240
+    assert pixels[THUMBNAIL // 4 + 8 : 3 * THUMBNAIL // 4 - 8].max() < 15
+    assert pixels[3 * THUMBNAIL // 4 + 8 :].min() > 240
+
+
+def test_noise_makes_a_thumbnail_that_a_page_can_hold_a_hundred_of() -> None:
+    noise = np.random.default_rng(0).integers(0, 256, (400, 400, 3), dtype=np.uint8)
+    assert len(thumbnail(encoded(Image.fromarray(noise)))) < 12_000
+
+
+def test_a_picture_that_cannot_be_read_is_none_and_the_others_stay_in_their_places(tmp_path: Path) -> None:
+    whole = encoded(FLAT)
+    contents = {"good": whole, "cut short": whole[:120], "empty": b"", "text": b"no image", "bomb": bomb()}
+    for name, data in contents.items():
+        (tmp_path / name).write_bytes(data)
+    names = ["text", "good", "cut short", "missing", "good", "empty", "bomb"]
+    found = thumbnails(Store(), [str(tmp_path / name) for name in names])
+    assert [each is not None for each in found] == [name == "good" for name in names]
+    assert decoded(found[1]).size == decoded(found[4]).size == (THUMBNAIL, THUMBNAIL)
+
+
+def bomb() -> bytes:
+    """A small file that says it is an image of 4 thousand million pixels."""
+    data = bytearray(encoded(Image.new("1", (8, 8))))
+    data[16:24] = (65_000).to_bytes(4, "big") * 2
+    return bytes(data)
+
+
+def test_no_pictures_are_no_thumbnails() -> None:
+    assert thumbnails(Store(), []) == []

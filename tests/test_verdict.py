@@ -1,0 +1,184 @@
+"""The table of the design, row by row, and each unknown with what is missing and the lever that mends it."""
+
+import json
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from drivetrain.drift import Drift
+from drivetrain.verdict import Evidence, Verdict, decide
+
+DRIFT = Drift(
+    n_current=1000,
+    n_reference=5000,
+    n_tested=1000,
+    splits=1000,
+    alpha=0.01,
+    seed=0,
+    p_value=1 / 1001,
+    effect=0.8,
+    statistics=(),
+    label_shares=((0.5, 0.3), (0.5, 0.7)),
+)
+EVIDENCE = Evidence(
+    images=1000,
+    failed=0,
+    reasons={},
+    reference="shop-reference-1",
+    held_out=True,
+    drift=DRIFT,
+    mean_confidence=(0.9, 0.7),
+    vocab=("cat", "dog"),
+)
+
+
+def judged(*, floor: float = 0.55, min_images: int = 100, drift: dict[str, Any] | None = None, **changes: Any) -> Verdict:
+    """The verdict about a night that has clearly drifted, but for some changes."""
+    evidence = replace(EVIDENCE, drift=replace(DRIFT, **(drift or {})))
+    return decide(replace(evidence, **changes), effect_floor=floor, min_images=min_images)
+
+
+def said(verdict: Verdict) -> str:
+    return " ".join((verdict.sentence, *verdict.reasons))
+
+
+@pytest.mark.parametrize(
+    ("p_value", "effect", "word", "lever"),
+    [
+        (0.5, 0.5, "ok", "nothing"),
+        (0.5, 0.9, "ok", "nothing"),
+        (0.0101, 0.9, "ok", "nothing"),
+        (0.001, 0.5, "warn", "look"),
+        (0.001, 0.5499, "warn", "look"),
+        (0.001, 0.55, "drift", "label and retrain, then rescore"),
+        (0.01, 0.9, "drift", "label and retrain, then rescore"),
+        (0.001, 1.0, "drift", "label and retrain, then rescore"),
+    ],
+)
+def test_two_gates_make_the_verdict(p_value: float, effect: float, word: str, lever: str) -> None:
+    verdict = judged(drift={"p_value": p_value, "effect": effect})
+    assert (verdict.verdict, verdict.lever) == (word, lever)
+
+
+def test_the_floor_and_alpha_that_were_asked_for_are_the_gates() -> None:
+    assert judged(floor=0.9).verdict == "warn"
+    assert judged(floor=0.5).verdict == "drift"
+    assert judged(drift={"p_value": 0.04, "alpha": 0.05}).verdict == "drift"
+    assert judged(drift={"p_value": 0.04, "alpha": 0.01}).verdict == "ok"
+
+
+@pytest.mark.parametrize(
+    ("changes", "why", "lever"),
+    [
+        ({"images": 0, "drift": None}, "no new image arrived", "look: should images have come?"),
+        ({"images": 99}, "99 scored images are too few to say anything; min_images is 100", "look"),
+        ({"images": 1000, "failed": 950}, "50 scored images are too few", "look"),
+        ({"reference": None, "drift": None}, "there is no reference", "build one: drivetrain reference --help"),
+        ({"drift": None}, "the reference has too few images", "build a larger reference"),
+    ],
+)
+def test_nothing_is_said_of_a_night_when_something_is_missing(changes: dict[str, Any], why: str, lever: str) -> None:
+    verdict = decide(replace(EVIDENCE, **changes), effect_floor=0.55, min_images=100)
+    assert (verdict.verdict, verdict.lever) == ("unknown", lever)
+    assert verdict.sentence.startswith("Unknown: ")
+    assert why in verdict.sentence
+    assert why in verdict.reasons[-1]
+
+
+def test_a_small_reference_is_unknown_and_says_how_many_images_it_needs() -> None:
+    verdict = judged(drift={"n_reference": 249, "n_tested": 49})
+    assert (verdict.verdict, verdict.lever) == ("unknown", "build a larger reference")
+    assert "the reference has 249 images to compare with; 250 are needed" in verdict.sentence
+    assert judged(drift={"n_reference": 250, "n_tested": 50}).verdict == "drift"
+
+
+def test_a_small_night_against_a_large_reference_does_not_blame_the_reference() -> None:
+    verdict = judged(images=30, min_images=10, drift={"n_current": 30, "n_tested": 30})
+    assert (verdict.verdict, verdict.lever) == ("unknown", "look")
+    assert "30 scored images" in verdict.sentence
+    assert "5000 images" not in verdict.sentence
+
+
+def test_a_null_too_coarse_for_alpha_is_unknown_and_not_ok() -> None:
+    # The smallest p-value of 1000 splits is 1 / 1001: below that alpha no night could ever alarm.
+    verdict = judged(drift={"alpha": 0.0005, "splits": 1000})
+    assert verdict.verdict == "unknown"
+    assert "alpha" in verdict.sentence
+
+
+@pytest.mark.parametrize(("p_value", "effect", "word"), [(0.5, 0.9, "ok"), (0.001, 0.5, "warn"), (0.001, 0.9, "warn")])
+def test_without_held_out_images_nothing_worse_than_warn_is_said(p_value: float, effect: float, word: str) -> None:
+    verdict = judged(held_out=False, drift={"p_value": p_value, "effect": effect})
+    assert verdict.verdict == word
+    assert any("no held-out images" in reason for reason in verdict.reasons)
+
+
+def test_a_drift_against_trained_images_says_what_to_type() -> None:
+    verdict = judged(held_out=False)
+    assert (verdict.verdict, verdict.lever) == ("warn", "look")
+    assert "may be a false alarm" in verdict.sentence
+    assert "--labels" in verdict.sentence
+
+
+def test_failed_images_are_counted_with_their_reasons_first() -> None:
+    verdict = judged(failed=3, reasons={"empty": 1, "undecodable": 2})
+    assert verdict.reasons[0] == "3 of 1000 images (0.3%) could not be scored (1 empty, 2 undecodable)."
+    assert "could not be scored" not in said(judged())
+
+
+def test_too_many_failed_images_are_said_in_every_verdict() -> None:
+    for changes in ({"p_value": 0.5}, {"effect": 0.5}, {}, {"n_tested": 10}):
+        verdict = judged(failed=200, reasons={"denied": 200}, too_many_failed=True, drift=changes)
+        assert verdict.reasons[0].endswith("(200 denied): more than max_failed allows."), verdict.verdict
+
+
+def test_an_ok_night_with_too_many_failed_images_pulls_the_lever_look() -> None:
+    verdict = judged(failed=200, reasons={"denied": 200}, too_many_failed=True, drift={"p_value": 0.5})
+    assert (verdict.verdict, verdict.lever) == ("ok", "look")
+
+
+def test_a_night_whose_images_all_failed_is_unknown() -> None:
+    verdict = judged(images=500, failed=500, reasons={"denied": 500}, too_many_failed=True)
+    assert verdict.verdict == "unknown"
+    assert "0 scored images" in verdict.sentence
+
+
+def test_the_numbers_are_said_in_plain_words() -> None:
+    text = said(judged())
+    assert "p = 0.001 (an alarm needs 0.01 or less), from 1000 of 1000 images against 5000 held-out reference images" in text
+    assert "Effect 0.80: so often is tonight's image told from the reference's, of a pair (0.5 is chance" in text
+    assert "Mean confidence fell from 0.90 to 0.70." in text
+    assert "'cat' is predicted for 20% less of the images" in text or "'dog' is predicted for 20% more" in text
+
+
+def test_the_class_that_changed_most_is_named_with_its_direction() -> None:
+    shares = ((0.5, 0.4), (0.3, 0.3), (0.2, 0.3))
+    text = said(judged(drift={"label_shares": ((0.6, 0.4), (0.3, 0.35), (0.1, 0.25))}, vocab=("cat", "dog", "emu")))
+    assert "Most changed class: 'cat' is predicted for 20% less of the images." in text
+    text = said(judged(drift={"label_shares": shares[::-1]}, vocab=("emu", "dog", "cat")))
+    assert "Most changed class: 'emu' is predicted for 10% more of the images." in text
+
+
+def test_small_changes_are_not_worth_a_sentence() -> None:
+    text = said(judged(mean_confidence=(0.9, 0.885), drift={"label_shares": ((0.5, 0.54), (0.5, 0.46)), "effect": 0.51}))
+    assert "Mean confidence" not in text
+    assert "Most changed class" not in text
+    assert "that is chance" in text
+
+
+def test_an_ok_night_blames_no_class() -> None:
+    assert "Most changed class" not in said(judged(drift={"p_value": 0.5}))
+
+
+def test_a_regression_has_no_confidence_and_no_class_to_speak_of() -> None:
+    verdict = judged(mean_confidence=None, vocab=(), drift={"label_shares": ()})
+    assert verdict.verdict == "drift"
+    assert "confidence" not in said(verdict)
+    assert "class" not in said(verdict)
+
+
+def test_the_record_is_json() -> None:
+    record = json.loads(json.dumps(judged().record()))
+    assert set(record) == {"verdict", "lever", "sentence", "reasons"}
+    assert record["verdict"] == "drift"
