@@ -85,9 +85,9 @@ def read_trusted(store: Store, uri: str, trust: Sequence[str]) -> tuple[bytes, s
 class ExportedLearner:
     """A fastai learner that scores images. Make one with `open_learner`."""
 
-    def __init__(self, learn: Learner, sha256: str, embedding: str) -> None:
+    def __init__(self, learn: Learner, sha256: str, embedding: str, gpu: bool) -> None:
         self._learn = learn
-        self._device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        self._device = torch.device("cuda" if gpu else "cpu")
         task, vocab = _task(learn)
         opener = _opener(learn)
         self._dl = learn.dls.test_dl([b""], rm_type_tfms=opener, num_workers=0, device=self._device)
@@ -195,10 +195,13 @@ class ExportedLearner:
         return raw.reshape(1, -1).shape[1], seen[0].flatten(1).shape[1] if seen else 0
 
 
-def open_learner(data: bytes, sha256: str, embedding: str = "head", threads: int | None = None) -> ExportedLearner:
+def open_learner(
+    data: bytes, sha256: str, embedding: str = "head", *, threads: int | None = None, gpu: bool = False
+) -> ExportedLearner:
     """Unpickle an export whose hash somebody vouched for.
 
-    ``embedding`` is ``head`` or ``none``; ``threads`` limits torch in this process (an actor has one CPU).
+    ``embedding`` is ``head`` or ``none``; ``threads`` limits torch in this process (an actor has one CPU); ``gpu`` puts
+    the model on the GPU that Ray gave this process (written with care, never run: we have no GPU).
     Raises TrustError when ``data`` is not what ``sha256`` names, LearnerError when it can't be loaded or served.
     """
     if hashlib.sha256(data).hexdigest() != sha256:
@@ -206,7 +209,9 @@ def open_learner(data: bytes, sha256: str, embedding: str = "head", threads: int
     if threads:
         torch.set_num_threads(threads)
     Image.init()
-    return ExportedLearner(_unpickle(data), sha256, embedding)
+    if gpu and not torch.cuda.is_available():
+        raise LearnerError("--gpus-per-actor is set, and torch finds no GPU on this node.")
+    return ExportedLearner(_unpickle(data), sha256, embedding, gpu)
 
 
 def _unpickle(data: bytes) -> Learner:

@@ -1,8 +1,8 @@
 """The training set as the yardstick: scored the same road, each image marked as trained, held out or unknown.
 
 Knows splits and true labels, and how the rows of a run become the arrays that drift takes. Does not know what a night
-is. Nights are compared with held-out images: on images that the learner was trained on it is too sure of itself, and a
-comparison with those alarmed on 25 of 25 nights without drift (an overfit head on CIFAR-10).
+is. Nights are compared with held-out images: on images that the learner was trained on it is too sure of itself, and
+nights held against those alarm without drift.
 """
 
 import csv

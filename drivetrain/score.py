@@ -178,7 +178,13 @@ def _watched(run: Run, config: Config, missing: list[int]) -> Iterator[tuple[int
     if done:
         say(f"Resuming {record.run_id}: {record.shards - len(missing):,} of {record.shards:,} parts are there.")
     make = partial(
-        ShardScorer, run.store.options, run.layout.root, record.run_id, config.batch_size, config.actors != 0
+        ShardScorer,
+        run.store.options,
+        run.layout.root,
+        record.run_id,
+        config.batch_size,
+        config.actors != 0,
+        config.gpus_per_actor > 0,
     )
     numbers = cluster.RunMetrics(record.source, record.run_id)
     run.beat(done)

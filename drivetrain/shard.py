@@ -36,13 +36,13 @@ class Fetched:
 class ShardScorer:
     """Scores shards of one run: what each actor holds. Loads the learner once, when it is made."""
 
-    def __init__(self, options: Options, root: str, run_id: str, batch_size: int, one_thread: bool) -> None:
+    def __init__(self, options: Options, root: str, run_id: str, batch_size: int, one_thread: bool, gpu: bool) -> None:
         self._store, layout = Store(options), Layout(root)
         self._run = Run.find(self._store, layout, run_id)
         record = self._run.record
         data = self._store.read(layout.export(record.model_id))
         threads = 1 if one_thread else None
-        self._learner = open_learner(data, record.sha256, record.settings["embedding"], threads)
+        self._learner = open_learner(data, record.sha256, record.settings["embedding"], threads=threads, gpu=gpu)
         self._batch_size = batch_size
         self._fetchers = ThreadPoolExecutor(FETCHERS)
 

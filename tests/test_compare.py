@@ -98,7 +98,9 @@ def test_images_that_failed_on_one_side_are_counted_and_not_compared() -> None:
 def test_when_every_image_failed_on_one_side_nothing_is_claimed() -> None:
     found = compared(run_of(("cat", 0.9), ("dog", 0.9)), run_of(None, None))
     assert (found.images, found.scored_by_both, found.only_old, found.only_new) == (2, 0, 2, 0)
-    assert (found.agreement, found.confidence_change, found.accuracy, found.mcnemar_p, found.value_change) == (None,) * 5
+    assert (found.agreement, found.confidence_change, found.accuracy, found.mcnemar_p, found.value_change) == (
+        None,
+    ) * 5
 
 
 def test_the_change_of_confidence_is_paired() -> None:

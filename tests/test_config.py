@@ -27,7 +27,8 @@ def refused(folder: Path, text: str) -> str:
 
 
 @pytest.mark.parametrize(
-    ("wrong", "right"), [("imgaes", "images"), ("max-failed", "max_failed"), ("effect", "effect_floor"), ("Root", "root")]
+    ("wrong", "right"),
+    [("imgaes", "images"), ("max-failed", "max_failed"), ("effect", "effect_floor"), ("Root", "root")],
 )
 def test_an_unknown_key_names_the_nearest_one(tmp_path: Path, wrong: str, right: str) -> None:
     message = refused(tmp_path, f"{wrong} = 1")

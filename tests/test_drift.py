@@ -385,7 +385,9 @@ def test_without_embeddings_the_effect_is_read_off_the_outputs() -> None:
 
 def test_energy_that_is_not_there_is_left_out() -> None:
     reference, current = some(200, 1), some(40, 2)
-    nothing = [Scores(s.embeddings, s.outputs, s.confidence, np.full(len(s), np.nan), s.labels) for s in (reference, current)]
+    nothing = [
+        Scores(s.embeddings, s.outputs, s.confidence, np.full(len(s), np.nan), s.labels) for s in (reference, current)
+    ]
     drift = held(*nothing)
     assert [each.name for each in drift.statistics] == ["combined", "mmd", "bbsd", "confidence", "labels"]
     assert drift.p_value == held(reference, current).p_value, "energy never decides"

@@ -236,7 +236,9 @@ def test_a_plan_of_another_prefix_is_refused_with_both_prefixes(layout: Layout) 
     assert check_prefix(plan, PREFIX) is plan
     with pytest.raises(SettingError) as caught:
         check_prefix(plan, "/bucket/others")
-    assert all(word in str(caught.value) for word in (PREFIX, "/bucket/others", "--name", "--source", "2026-01-02", "shop"))
+    assert all(
+        word in str(caught.value) for word in (PREFIX, "/bucket/others", "--name", "--source", "2026-01-02", "shop")
+    )
 
 
 def test_a_record_comes_back_as_it_was_and_a_missing_one_is_none(tmp_path: Path) -> None:

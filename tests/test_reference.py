@@ -54,7 +54,14 @@ def test_a_labels_file_gives_split_and_label_by_fname() -> None:
 
 @pytest.mark.parametrize(
     ("word", "split"),
-    [("True", "held_out"), ("TRUE", "held_out"), ("1", "held_out"), ("1.0", "held_out"), ("0", "trained"), ("0.0", "trained")],
+    [
+        ("True", "held_out"),
+        ("TRUE", "held_out"),
+        ("1", "held_out"),
+        ("1.0", "held_out"),
+        ("0", "trained"),
+        ("0.0", "trained"),
+    ],
 )
 def test_is_valid_may_be_written_as_pandas_and_excel_write_it(word: str, split: str) -> None:
     assert read_labels(f"fname,label,is_valid\na,cat,{word}\n", "x") == {"a": (split, "cat")}
@@ -70,7 +77,11 @@ def test_quoted_names_keep_their_commas() -> None:
 
 @pytest.mark.parametrize(
     ("text", "found"),
-    [("", "nothing"), ("fname,label\na,cat\n", "['fname', 'label']"), ("fname;label;is_valid\n", "fname;label;is_valid")],
+    [
+        ("", "nothing"),
+        ("fname,label\na,cat\n", "['fname', 'label']"),
+        ("fname;label;is_valid\n", "fname;label;is_valid"),
+    ],
 )
 def test_missing_columns_are_refused_with_those_found(text: str, found: str) -> None:
     with pytest.raises(SettingError) as caught:

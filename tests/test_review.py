@@ -46,9 +46,33 @@ def test_the_images_that_moved_most_come_first() -> None:
     queue = review_queue(rows(5), np.array([0.5, 3.0, -1.0, 2.0, 9.0]), 3, "run-1")
     assert queue.schema == QUEUE
     assert queue.to_pylist() == [
-        {"rank": 1, "uri": "/x/4.jpg", "moved": 9, "label": "class 4", "confidence": 0.25, "true_label": None, "run_id": "run-1"},
-        {"rank": 2, "uri": "/x/1.jpg", "moved": 3, "label": "class 1", "confidence": 0.0625, "true_label": "cat", "run_id": "run-1"},
-        {"rank": 3, "uri": "/x/3.jpg", "moved": 2, "label": "class 3", "confidence": 0.1875, "true_label": "cat", "run_id": "run-1"},
+        {
+            "rank": 1,
+            "uri": "/x/4.jpg",
+            "moved": 9,
+            "label": "class 4",
+            "confidence": 0.25,
+            "true_label": None,
+            "run_id": "run-1",
+        },
+        {
+            "rank": 2,
+            "uri": "/x/1.jpg",
+            "moved": 3,
+            "label": "class 1",
+            "confidence": 0.0625,
+            "true_label": "cat",
+            "run_id": "run-1",
+        },
+        {
+            "rank": 3,
+            "uri": "/x/3.jpg",
+            "moved": 2,
+            "label": "class 3",
+            "confidence": 0.1875,
+            "true_label": "cat",
+            "run_id": "run-1",
+        },
     ]
 
 

@@ -244,8 +244,12 @@ def test_on_resume_the_footers_of_earlier_parts_are_added(layout: Layout, tmp_pa
     assert (commit.rows, commit.failed, commit.reasons, commit.scored) == (6, 3, {"empty": 2, "denied": 1}, 2)
 
 
-@pytest.mark.parametrize(("failures", "most", "too_many"), [(0, 0.0, False), (1, 0.0, True), (3, 0.5, False), (4, 0.5, True)])
-def test_more_than_the_share_that_may_fail_is_too_many(layout: Layout, failures: int, most: float, too_many: bool) -> None:
+@pytest.mark.parametrize(
+    ("failures", "most", "too_many"), [(0, 0.0, False), (1, 0.0, True), (3, 0.5, False), (4, 0.5, True)]
+)
+def test_more_than_the_share_that_may_fail_is_too_many(
+    layout: Layout, failures: int, most: float, too_many: bool
+) -> None:
     run = a_run(layout)
     failed = dict.fromkeys(uris(run)[:failures], "empty")
     assert committed(run, failed=failed, max_failed=most).too_many_failed is too_many
@@ -260,7 +264,12 @@ def test_a_commit_is_never_changed(layout: Layout) -> None:
 def test_a_run_without_images_is_committed_with_no_rows(layout: Layout) -> None:
     run = a_run(layout, 0)
     commit = committed(run)
-    assert (commit.rows, commit.failed, commit.too_many_failed, commit.parts) == (0, 0, False, {"part-00000.parquet": 0})
+    assert (commit.rows, commit.failed, commit.too_many_failed, commit.parts) == (
+        0,
+        0,
+        False,
+        {"part-00000.parquet": 0},
+    )
     assert len(run.rows(["uri", "embedding"])) == 0
     assert len(run.rows(["uri", "embedding"], most=5)) == 0
 
@@ -324,7 +333,10 @@ def test_a_draw_is_about_as_large_as_asked_for_and_spread_over_the_parts(large: 
     assert abs(len(drawn) - most) <= 4 * np.sqrt(most)
     assert len(set(drawn)) == len(drawn)
     if most == 400:
-        of_part = [sum(uri in drawn for uri in large.shard(shard)["uri"].to_pylist()) for shard in range(large.record.shards - 1)]
+        of_part = [
+            sum(uri in drawn for uri in large.shard(shard)["uri"].to_pylist())
+            for shard in range(large.record.shards - 1)
+        ]
         assert min(of_part) > 0
 
 
@@ -337,7 +349,5 @@ def test_the_same_seed_draws_the_same_rows_whatever_the_columns_and_another_seed
 
 def test_a_draw_is_not_the_same_places_of_every_part(large: Run) -> None:
     drawn = set(large.rows(["uri"], most=400, seed=0)["uri"].to_pylist())
-    places = [
-        [i for i, uri in enumerate(large.shard(shard)["uri"].to_pylist()) if uri in drawn] for shard in (0, 1, 2)
-    ]
+    places = [[i for i, uri in enumerate(large.shard(shard)["uri"].to_pylist()) if uri in drawn] for shard in (0, 1, 2)]
     assert places[0] != places[1] != places[2]

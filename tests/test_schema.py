@@ -8,7 +8,9 @@ from hypothesis import strategies as st
 
 from drivetrain.schema import MANIFEST, column, matrix, round_mantissa, row_schema
 
-FLOAT32 = st.floats(width=32, allow_nan=False, allow_infinity=False, allow_subnormal=False, min_value=-(2.0**127), max_value=2.0**127)
+FLOAT32 = st.floats(
+    width=32, allow_nan=False, allow_infinity=False, allow_subnormal=False, min_value=-(2.0**127), max_value=2.0**127
+)
 seeded = settings(derandomize=True, database=None, deadline=None)
 
 
@@ -133,7 +135,9 @@ def test_an_empty_list_column_becomes_an_empty_matrix(kind: pa.DataType) -> None
 
 
 def test_a_column_of_numbers_has_nan_for_null() -> None:
-    table = pa.table({"x": pa.chunked_array([[0.5, None], [2.0]], pa.float32()), "n": pa.array([1, None, 3], pa.int32())})
+    table = pa.table(
+        {"x": pa.chunked_array([[0.5, None], [2.0]], pa.float32()), "n": pa.array([1, None, 3], pa.int32())}
+    )
     np.testing.assert_array_equal(column(table, "x"), [0.5, np.nan, 2.0])
     np.testing.assert_array_equal(column(table, "n"), [1, np.nan, 3])
     nothing = pa.table({"x": pa.array([None, None], pa.float32())})

@@ -33,7 +33,9 @@ EVIDENCE = Evidence(
 )
 
 
-def judged(*, floor: float = 0.55, min_images: int = 100, drift: dict[str, Any] | None = None, **changes: Any) -> Verdict:
+def judged(
+    *, floor: float = 0.55, min_images: int = 100, drift: dict[str, Any] | None = None, **changes: Any
+) -> Verdict:
     """The verdict about a night that has clearly drifted, but for some changes."""
     evidence = replace(EVIDENCE, drift=replace(DRIFT, **(drift or {})))
     return decide(replace(evidence, **changes), effect_floor=floor, min_images=min_images)
@@ -146,7 +148,10 @@ def test_a_night_whose_images_all_failed_is_unknown() -> None:
 
 def test_the_numbers_are_said_in_plain_words() -> None:
     text = said(judged())
-    assert "p = 0.001 (an alarm needs 0.01 or less), from 1000 of 1000 images against 5000 held-out reference images" in text
+    assert (
+        "p = 0.001 (an alarm needs 0.01 or less), from 1000 of 1000 images against 5000 held-out reference images"
+        in text
+    )
     assert "Effect 0.80: so often is tonight's image told from the reference's, of a pair (0.5 is chance" in text
     assert "Mean confidence fell from 0.90 to 0.70." in text
     assert "'cat' is predicted for 20% less of the images" in text or "'dog' is predicted for 20% more" in text
@@ -161,7 +166,9 @@ def test_the_class_that_changed_most_is_named_with_its_direction() -> None:
 
 
 def test_small_changes_are_not_worth_a_sentence() -> None:
-    text = said(judged(mean_confidence=(0.9, 0.885), drift={"label_shares": ((0.5, 0.54), (0.5, 0.46)), "effect": 0.51}))
+    text = said(
+        judged(mean_confidence=(0.9, 0.885), drift={"label_shares": ((0.5, 0.54), (0.5, 0.46)), "effect": 0.51})
+    )
     assert "Mean confidence" not in text
     assert "Most changed class" not in text
     assert "that is chance" in text
