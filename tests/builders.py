@@ -67,7 +67,7 @@ def begun(store: Store, layout: Layout, plan: Plan, *, sha256: str = SHA256) -> 
 
 
 def part_of(run: Run, shard: int, *, failed: Mapping[str, str] | None = None) -> pa.Table:
-    """The rows of one shard as an actor would write them. ``failed``: the reason of each uri that could not be scored."""
+    """The rows of one shard as an actor would write them. ``failed``: the reason of each uri that has one."""
     failed = failed or {}
     rows = []
     for listed in run.shard(shard).to_pylist():

@@ -21,6 +21,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlencode
 
 import s3fs
@@ -85,14 +86,18 @@ class Prometheus:
 
     url: str
 
-    def query(self, expr: str) -> list[dict[str, object]]:
-        """The series that a PromQL expression gives now. Raises AssertionError with its words when it is refused."""
+    def query(self, expr: str, at: float | None = None) -> list[dict[str, Any]]:
+        """The series that a PromQL expression gives now, or at another time, be it in the future.
+
+        Raises AssertionError with Prometheus' own words when it refuses.
+        """
+        asked = {"query": expr} | ({} if at is None else {"time": str(at)})
         try:
-            answer = json.loads(fetch(f"{self.url}/api/v1/query?{urlencode({'query': expr})}"))
+            answer = json.loads(fetch(f"{self.url}/api/v1/query?{urlencode(asked)}"))
         except urllib.error.HTTPError as error:
             raise AssertionError(f"Prometheus refused {expr!r}: {error.read().decode()}") from None
         assert answer["status"] == "success", answer
-        result: list[dict[str, object]] = answer["data"]["result"]
+        result: list[dict[str, Any]] = answer["data"]["result"]
         return result
 
 

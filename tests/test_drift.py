@@ -38,7 +38,7 @@ DEPTH = 6
 HEAD = np.random.default_rng(1).standard_normal((DEPTH, CLASSES))
 
 seeded = settings(derandomize=True, database=None, deadline=None)
-small_numbers = st.lists(st.integers(-3, 3).map(float), min_size=1, max_size=12)
+small_numbers = st.lists(st.integers(-3, 3).map(float), min_size=2, max_size=12)
 
 
 def scored(embeddings: Matrix) -> Scores:
@@ -73,7 +73,7 @@ def with_ties(values: Matrix) -> Matrix:
 @seeded
 @given(small_numbers, small_numbers)
 def test_ks_distance_is_scipys_ties_or_not(left: list[float], right: list[float]) -> None:
-    expected = ks_2samp(left, right).statistic
+    expected = ks_2samp(left, right, method="asymp").statistic
     assert ks_distance(np.sort(left), np.sort(right)) == pytest.approx(expected, abs=1e-12)
 
 

@@ -86,7 +86,7 @@ def test_no_path_has_two_writer_rules() -> None:
 
 
 def test_no_two_properties_say_the_same_path() -> None:
-    said = [path for path in paths_of(RunPaths("<folder>"))]
+    said = list(paths_of(RunPaths("<folder>")))
     assert len(said) == len(set(said))
 
 

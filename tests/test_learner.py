@@ -144,6 +144,27 @@ def test_bad_images_are_told_apart(kind: Any) -> None:
     assert error.value.reason == "undecodable"
 
 
+@pytest.mark.parametrize("form", ["JPEG", "PNG", "GIF", "BMP", "TIFF", "WEBP", "PPM", "TGA", "AVIF", "JPEG2000"])
+def test_every_usual_format_is_read(kind: Any, form: str) -> None:
+    """A format missing from Pillow's list once made every later one unreadable."""
+    _, exported = kind
+    learner = open_learner(Path(exported.path).read_bytes(), exported.sha256)
+    sink = io.BytesIO()
+    Image.new("RGB", (64, 48), (200, 30, 30)).save(sink, form)
+    _, width, height = learner.prepare(sink.getvalue(), MAX_PIXELS)
+    assert (width, height) == (64, 48)
+
+
+def test_a_document_is_no_image(kind: Any) -> None:
+    """EPS would call Ghostscript."""
+    _, exported = kind
+    learner = open_learner(Path(exported.path).read_bytes(), exported.sha256)
+    sink = io.BytesIO()
+    Image.new("RGB", (64, 48)).save(sink, "EPS")
+    with pytest.raises(ImageError, match="UnidentifiedImageError: cannot identify image file the file"):
+        learner.prepare(sink.getvalue(), MAX_PIXELS)
+
+
 def test_images_of_different_shapes_do_not_disturb_each_other(tmp_path: Path, photos: list[Path]) -> None:
     """A learner without Resize gives tensors of many shapes; get_preds would fail on such a batch."""
     folder = tmp_path / "digits"

@@ -156,7 +156,8 @@ def another_file(_: bytes) -> bytes:
 
 
 def footer_overwritten(data: bytes) -> bytes:
-    return data[:-200] + b"\0" * 192 + data[-8:]
+    length = int.from_bytes(data[-8:-4], "little")
+    return data[: -8 - length] + b"\0" * length + data[-8:]
 
 
 @pytest.mark.parametrize("damage", [cut_short, emptied, another_file, footer_overwritten])

@@ -1,0 +1,379 @@
+"""What a night scores, and what the table of nights says of it. No learner: records are written by hand."""
+
+import os
+from datetime import UTC, date, datetime, timedelta
+from pathlib import Path
+
+import pytest
+from builders import SHA256, begun, committed, frozen, image, images
+
+from drivetrain.config import Config
+from drivetrain.errors import SettingError
+from drivetrain.layout import Layout
+from drivetrain.manifest import Plan, read_manifest, to_json
+from drivetrain.nights import SILENT_MINUTES, Night, latest_record, list_nights, nights_table, plan_night, records
+from drivetrain.run import Run
+from drivetrain.store import Store
+
+NIGHT = date(2026, 1, 10)
+STORE = Store()
+
+
+@pytest.fixture
+def layout(tmp_path: Path) -> Layout:
+    return Layout(str(tmp_path / "root"))
+
+
+@pytest.fixture
+def incoming(tmp_path: Path) -> Path:
+    folder = tmp_path / "incoming"
+    folder.mkdir()
+    return folder
+
+
+def arrives(folder: Path, key: str, on: date = NIGHT, content: str = "pixels") -> None:
+    """An image is written at noon of a day."""
+    file = folder / key
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(content)
+    noon = datetime(on.year, on.month, on.day, 12, tzinfo=UTC).timestamp()
+    os.utime(file, (noon, noon))
+
+
+def planned(layout: Layout, images_at: str, night: date = NIGHT, **settings: object) -> Plan:
+    return plan_night(STORE, layout, Config.load(images=images_at, source="shop", night=night, **settings))
+
+
+def keys(layout: Layout, plan: Plan) -> list[str]:
+    """The last parts of the planned images' keys."""
+    manifest = read_manifest(STORE, plan.paths(layout).manifest(plan.digest))
+    return [uri.rsplit("/", 1)[-1] for uri in manifest["uri"].to_pylist()]
+
+
+def closed(
+    layout: Layout,
+    plan: Plan,
+    number: int = 1,
+    model: str = SHA256[:12],
+    made: str = "2026-01-11T00:00:00+00:00",
+    **said: object,
+) -> None:
+    """A record of a plan as a night writes it at its end."""
+    numbers = {"rows": plan.images, "failed": 2, "p_value": 0.5, "effect": 0.51}
+    record = {"verdict": "ok", "lever": "nothing", "numbers": numbers, "made": made, "inputs": {}, "run_id": "r"} | said
+    assert STORE.create(plan.paths(layout).record(model, number).verdict, to_json(record))
+
+
+def beaten(run: Run, minutes_ago: float, state: str = "running") -> None:
+    """A heartbeat as a run wrote it some minutes ago."""
+    at = datetime.now(UTC) - timedelta(minutes=minutes_ago)
+    record = {"state": state, "images_done": 1, "of": run.record.images, "at": at.isoformat(timespec="seconds")}
+    STORE.replace(run.paths.status, to_json(record))
+
+
+# --- a prefix that grows ---
+
+
+def test_a_growing_prefix_gives_what_was_there_when_the_day_ended(layout: Layout, incoming: Path) -> None:
+    arrives(incoming, "old.jpg", NIGHT - timedelta(days=30))
+    arrives(incoming, "today.jpg")
+    arrives(incoming, "tomorrow.jpg", NIGHT + timedelta(days=1))
+    plan = planned(layout, str(incoming))
+    assert keys(layout, plan) == ["old.jpg", "today.jpg"]
+    assert (plan.kind, plan.name, plan.source, plan.late) == ("night", "2026-01-10", "shop", 0)
+
+
+def test_the_day_ends_at_midnight_utc(layout: Layout, incoming: Path) -> None:
+    midnight = datetime(2026, 1, 11, tzinfo=UTC).timestamp()
+    for key, when in (("before.jpg", midnight - 1), ("at.jpg", midnight)):
+        arrives(incoming, key)
+        os.utime(incoming / key, (when, when))
+    assert keys(layout, planned(layout, str(incoming))) == ["before.jpg"]
+
+
+def test_what_a_night_that_is_done_scored_is_not_new(layout: Layout, incoming: Path) -> None:
+    arrives(incoming, "a.jpg")
+    closed(layout, planned(layout, str(incoming)))
+    arrives(incoming, "b.jpg", NIGHT + timedelta(days=1))
+    assert keys(layout, planned(layout, str(incoming), NIGHT + timedelta(days=1))) == ["b.jpg"]
+
+
+def test_what_a_night_long_ago_scored_is_not_new_in_a_growing_prefix(layout: Layout, incoming: Path) -> None:
+    arrives(incoming, "a.jpg")
+    closed(layout, planned(layout, str(incoming)))
+    assert planned(layout, str(incoming), NIGHT + timedelta(days=200)).images == 0
+
+
+def test_whichever_learner_scored_it_is_not_new(layout: Layout, incoming: Path) -> None:
+    arrives(incoming, "a.jpg")
+    closed(layout, planned(layout, str(incoming)), model="another-model")
+    assert planned(layout, str(incoming), NIGHT + timedelta(days=1)).images == 0
+
+
+def test_another_source_has_seen_nothing(layout: Layout, incoming: Path) -> None:
+    arrives(incoming, "a.jpg")
+    closed(layout, planned(layout, str(incoming)))
+    other = Config(images=str(incoming), source="mill", night=NIGHT + timedelta(days=1))
+    assert plan_night(STORE, layout, other).images == 1
+
+
+def test_an_image_that_was_written_over_is_new(layout: Layout, incoming: Path) -> None:
+    arrives(incoming, "a.jpg")
+    arrives(incoming, "b.jpg")
+    closed(layout, planned(layout, str(incoming)))
+    arrives(incoming, "a.jpg", NIGHT + timedelta(days=1), content="other pixels")
+    assert keys(layout, planned(layout, str(incoming), NIGHT + timedelta(days=1))) == ["a.jpg"]
+
+
+def test_the_images_of_a_night_that_was_never_closed_are_still_new(layout: Layout, incoming: Path) -> None:
+    arrives(incoming, "a.jpg")
+    planned(layout, str(incoming))
+    assert keys(layout, planned(layout, str(incoming), NIGHT + timedelta(days=1))) == ["a.jpg"]
+
+
+def test_a_night_without_a_new_image_is_a_plan_and_is_said(
+    layout: Layout, incoming: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    plan = planned(layout, str(incoming))
+    assert (plan.images, plan.shards) == (0, 1)
+    assert "No new image for night 2026-01-10" in capsys.readouterr().err
+
+
+def test_a_plan_is_found_again_and_what_came_since_is_not_in_it(layout: Layout, incoming: Path) -> None:
+    arrives(incoming, "a.jpg")
+    first = planned(layout, str(incoming))
+    arrives(incoming, "b.jpg")
+    assert planned(layout, str(incoming)) == first
+    closed(layout, first)
+    assert planned(layout, str(incoming)) == first
+    assert keys(layout, planned(layout, str(incoming), NIGHT + timedelta(days=1))) == ["b.jpg"]
+
+
+def test_a_night_planned_with_another_prefix_is_refused(layout: Layout, incoming: Path) -> None:
+    planned(layout, str(incoming))
+    with pytest.raises(SettingError, match="froze the images of"):
+        planned(layout, f"{incoming}/other")
+
+
+def test_what_was_skipped_stands_in_the_plan(layout: Layout, incoming: Path) -> None:
+    for key in ("a.jpg", "labels.csv", ".hidden.jpg"):
+        arrives(incoming, key)
+    assert planned(layout, str(incoming)).skipped == {"csv": 1, "hidden": 1}
+
+
+# --- a dated prefix ---
+
+
+def dated(incoming: Path) -> str:
+    return f"{incoming}/{{night:%Y/%m/%d}}"
+
+
+def arrives_in(incoming: Path, day: date, key: str) -> None:
+    """An image lands in a day's folder; when it was written plays no part."""
+    arrives(incoming, f"{day:%Y/%m/%d}/{key}", NIGHT + timedelta(days=99))
+
+
+def test_a_dated_prefix_gives_the_images_of_the_nights_folder(layout: Layout, incoming: Path) -> None:
+    arrives_in(incoming, NIGHT, "a.jpg")
+    arrives_in(incoming, NIGHT + timedelta(days=1), "tomorrow.jpg")
+    arrives_in(incoming, NIGHT - timedelta(days=2), "long-ago.jpg")
+    plan = planned(layout, dated(incoming))
+    assert keys(layout, plan) == ["a.jpg"]
+    assert plan.prefix == f"{incoming}/2026/01/10"
+
+
+def test_what_arrives_late_goes_into_the_next_night_and_is_counted(
+    layout: Layout, incoming: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arrives_in(incoming, NIGHT, "in-time.jpg")
+    closed(layout, planned(layout, dated(incoming)))
+    arrives_in(incoming, NIGHT, "late.jpg")
+    arrives_in(incoming, NIGHT + timedelta(days=1), "next.jpg")
+    plan = planned(layout, dated(incoming), NIGHT + timedelta(days=1))
+    assert keys(layout, plan) == ["late.jpg", "next.jpg"]
+    assert plan.late == 1
+    assert "1 images of the 1 day(s) before arrived late" in capsys.readouterr().err
+
+
+def test_a_late_image_is_scored_by_one_night_only(layout: Layout, incoming: Path) -> None:
+    days = [NIGHT + timedelta(days=away) for away in range(4)]
+    arrives_in(incoming, days[0], "in-time.jpg")
+    closed(layout, planned(layout, dated(incoming), days[0], lookback=2))
+    arrives_in(incoming, days[0], "late.jpg")
+    found = []
+    for day in days[1:]:
+        plan = planned(layout, dated(incoming), day, lookback=2)
+        closed(layout, plan)
+        found.append(keys(layout, plan))
+    assert found == [["late.jpg"], [], []]
+
+
+@pytest.mark.parametrize(("lookback", "expected"), [(0, []), (1, ["1.jpg"]), (2, ["2.jpg", "1.jpg"])])
+def test_the_lookback_says_how_many_days_back_late_images_are_looked_for(
+    layout: Layout, incoming: Path, lookback: int, expected: list[str]
+) -> None:
+    for away in (1, 2, 3):
+        day = NIGHT - timedelta(days=away)
+        closed(layout, planned(layout, dated(incoming), day, lookback=0))
+        arrives_in(incoming, day, f"{away}.jpg")
+    assert keys(layout, planned(layout, dated(incoming), lookback=lookback)) == expected
+
+
+# --- records ---
+
+
+def a_plan(layout: Layout, night: date = NIGHT, number: int = 3) -> Plan:
+    return frozen(STORE, layout, images(number), name=night.isoformat())
+
+
+def test_records_are_those_that_are_closed_oldest_first_of_every_model(layout: Layout) -> None:
+    plan = a_plan(layout)
+    closed(layout, plan, 1, model="a")
+    closed(layout, plan, 2, model="a")
+    closed(layout, plan, 1, model="b")
+    STORE.create(plan.paths(layout).record("b", 2).drift, b"{}")
+    found = [(model, record.folder[-4:]) for model, record in records(STORE, layout, "shop", "night", plan.name)]
+    assert found == [("a", "0001"), ("a", "0002"), ("b", "0001")]
+
+
+def test_a_file_that_is_no_record_is_passed_over(layout: Layout) -> None:
+    plan = a_plan(layout)
+    closed(layout, plan)
+    STORE.create(f"{plan.paths(layout).model(SHA256[:12])}/notes.txt", b"x")
+    STORE.create(f"{plan.paths(layout).folder}/read-me.txt", b"x")
+    assert len(list(records(STORE, layout, "shop", "night", plan.name))) == 1
+
+
+def test_the_highest_record_of_the_runs_own_model_counts(layout: Layout) -> None:
+    plan = a_plan(layout)
+    run = begun(STORE, layout, plan)
+    assert latest_record(STORE, layout, run) is None
+    for number, verdict in ((1, "ok"), (2, "warn")):
+        closed(layout, plan, number, verdict=verdict)
+    closed(layout, plan, 3, model="another-model", verdict="drift")
+    record, found = latest_record(STORE, layout, run) or (None, {})
+    assert record == plan.paths(layout).record(SHA256[:12], 2)
+    assert found["verdict"] == "warn"
+
+
+# --- the table of nights ---
+
+
+def table(layout: Layout) -> dict[str, Night]:
+    return {night.night: night for night in nights_table(STORE, layout, "shop")}
+
+
+def yesterday(back: int = 0) -> date:
+    return datetime.now(UTC).date() - timedelta(days=1 + back)
+
+
+def test_a_source_without_nights_has_an_empty_table(layout: Layout) -> None:
+    assert nights_table(STORE, layout) == []
+    assert nights_table(STORE, layout, "shop") == []
+
+
+def test_a_night_that_is_done_shows_its_record(layout: Layout) -> None:
+    plan = a_plan(layout, yesterday())
+    closed(layout, plan, verdict="drift", lever="label and retrain, then rescore")
+    report = plan.paths(layout).record(SHA256[:12], 1).report
+    assert nights_table(STORE, layout) == [
+        Night(
+            "shop",
+            plan.name,
+            "done",
+            "drift",
+            3,
+            2,
+            "label and retrain, then rescore",
+            report,
+            p_value=0.5,
+            effect=0.51,
+        )
+    ]
+
+
+def test_the_record_made_last_is_shown_whichever_learner_made_it(layout: Layout) -> None:
+    plan = a_plan(layout, yesterday())
+    closed(layout, plan, 1, model="b", verdict="drift", made="2026-01-11T00:00:00+00:00")
+    closed(layout, plan, 1, model="a", verdict="ok", made="2026-01-12T00:00:00+00:00")
+    assert table(layout)[plan.name].verdict == "ok"
+
+
+def test_of_two_records_of_the_same_second_the_higher_number_is_shown(layout: Layout) -> None:
+    plan = a_plan(layout, yesterday())
+    closed(layout, plan, 1, verdict="drift")
+    closed(layout, plan, 2, verdict="ok")
+    assert table(layout)[plan.name].verdict == "ok"
+
+
+def test_nights_between_and_since_that_did_not_run_are_missing_and_say_what_to_type(layout: Layout) -> None:
+    for back in (5, 2):
+        closed(layout, a_plan(layout, yesterday(back)))
+    found = table(layout)
+    states = {back: found[yesterday(back).isoformat()].state for back in range(5, -1, -1)}
+    assert states == {5: "done", 4: "missing", 3: "missing", 2: "done", 1: "missing", 0: "missing"}
+    missing = found[yesterday(3).isoformat()]
+    assert missing.lever == f"drivetrain nightly --night {yesterday(3)}"
+    assert list(found) == sorted(found)
+    assert yesterday(6).isoformat() not in found, "nothing is missing before the first night"
+
+
+def test_a_night_ahead_of_yesterday_is_shown_too(layout: Layout) -> None:
+    closed(layout, a_plan(layout, yesterday(-1)))
+    assert list(table(layout)) == [yesterday(-1).isoformat()]
+
+
+def test_a_night_that_was_only_planned_says_so(layout: Layout) -> None:
+    plan = a_plan(layout, yesterday(), number=7)
+    found = table(layout)[plan.name]
+    assert (found.state, found.images, found.verdict) == ("planned", 7, "")
+    assert found.lever == f"drivetrain nightly --night {plan.name}"
+
+
+@pytest.mark.parametrize(
+    ("minutes", "state"),
+    [(0, "running"), (SILENT_MINUTES - 1, "running"), (SILENT_MINUTES + 1, "dead"), (9999, "dead")],
+)
+def test_a_night_whose_run_fell_silent_is_dead(layout: Layout, minutes: float, state: str) -> None:
+    plan = a_plan(layout, yesterday())
+    beaten(begun(STORE, layout, plan), minutes)
+    assert table(layout)[plan.name].state == state
+
+
+def test_the_heartbeat_of_another_source_or_night_is_not_this_nights(layout: Layout) -> None:
+    plan = a_plan(layout, yesterday())
+    for other in ({"source": "shop2", "name": plan.name}, {"name": yesterday(1).isoformat()}):
+        beaten(begun(STORE, layout, frozen(STORE, layout, images(1), **other)), 0)
+    assert table(layout)[plan.name].state == "planned"
+
+
+@pytest.mark.parametrize("alive", ["00" * 32, "ff" * 32])
+def test_a_night_is_running_when_one_of_its_runs_beats_whichever_was_listed_first(layout: Layout, alive: str) -> None:
+    plan = a_plan(layout, yesterday())
+    beaten(begun(STORE, layout, plan), 9999)
+    beaten(begun(STORE, layout, plan, sha256=alive), 0)
+    assert table(layout)[plan.name].state == "running"
+
+
+def test_a_committed_run_without_a_record_is_not_done(layout: Layout) -> None:
+    plan = a_plan(layout, yesterday())
+    run = begun(STORE, layout, plan)
+    committed(run)
+    beaten(run, 60, "committed")
+    assert table(layout)[plan.name].state == "dead"
+
+
+def test_the_nights_of_all_sources_are_listed_and_a_folder_that_is_no_date_is_not(layout: Layout) -> None:
+    for source, name in (("b", yesterday().isoformat()), ("a", yesterday().isoformat()), ("a", "backfill")):
+        closed(layout, frozen(STORE, layout, [image("x.jpg")], source=source, name=name))
+    closed(layout, frozen(STORE, layout, [image("x.jpg")], source="a", kind="plan", name="2020-01-01"))
+    found = [(night.source, night.night) for night in nights_table(STORE, layout)]
+    assert found == [("a", yesterday().isoformat()), ("b", yesterday().isoformat())]
+
+
+def test_nights_are_listed_from_a_config(layout: Layout) -> None:
+    closed(layout, a_plan(layout, yesterday()))
+    assert [night.state for night in list_nights(Config(root=layout.root))] == ["done"]
+    assert list_nights(Config(root=layout.root, source="mill")) == []
+    with pytest.raises(SettingError, match="--root"):
+        list_nights(Config())
