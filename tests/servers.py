@@ -86,6 +86,10 @@ class Prometheus:
 
     url: str
 
+    def up(self) -> int:
+        """How many targets answered the last scrape."""
+        return len(self.query("up == 1"))
+
     def query(self, expr: str, at: float | None = None) -> list[dict[str, Any]]:
         """The series that a PromQL expression gives now, or at another time, be it in the future.
 
@@ -174,7 +178,8 @@ def prometheus_server(targets: list[str]) -> Iterator[Prometheus]:
         command = [binary, f"--config.file={folder / 'prometheus.yml'}", f"--storage.tsdb.path={folder / 'data'}"]
         command += [f"--web.listen-address=127.0.0.1:{port}", "--log.level=warn"]
         process = stack.enter_context(running(command, folder / "log"))
-        process.wait_until(lambda: answers(f"{server.url}/-/ready"), "is ready")
+        # Ready comes seconds before the first scrape.
+        process.wait_until(lambda: server.up() == len(targets), f"has scraped {targets}")
         yield server
 
 
