@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
-from drivetrain.drift import Drift
+from drivetrain.drift import REFERENCE_PER_IMAGE, Drift
 
 Word = Literal["ok", "warn", "drift", "unknown"]
 
@@ -85,10 +85,16 @@ def _missing(evidence: Evidence, min_images: int) -> tuple[str, str] | None:
         return "there is no reference for this learner.", "build one: drivetrain reference --help"
     if evidence.drift is None:
         return "the reference has too few images to compare with.", "build a larger reference"
-    if evidence.drift.n_tested < SMALLEST_TEST:
-        n = evidence.drift.n_reference
-        least = SMALLEST_TEST * 5
-        return f"the reference has {n} images to compare with; {least} are needed.", "build a larger reference"
+    drift, least = evidence.drift, SMALLEST_TEST * REFERENCE_PER_IMAGE
+    if drift.n_reference < least:
+        return (
+            f"the reference has {drift.n_reference} images to compare with; {least} are needed.",
+            "build a larger reference",
+        )
+    if drift.n_tested < SMALLEST_TEST:
+        return f"{scored} scored images are too few for the test; it needs {SMALLEST_TEST}.", "look"
+    if drift.alpha * (drift.splits + 1) < 1:
+        return f"alpha = {drift.alpha:g} is so small that {drift.splits} splits could never alarm.", "raise alpha"
     return None
 
 
@@ -103,12 +109,12 @@ def _failures(evidence: Evidence) -> tuple[str, ...]:
 
 def _numbers(evidence: Evidence, drift: Drift) -> tuple[str, ...]:
     """The measurements in plain words."""
-    told = "that is chance" if drift.effect < 0.52 else "0.5 is chance, 1 is always"
+    against = "held-out reference images" if evidence.held_out else "reference images, none of them held out"
     said = [
-        f"p = {drift.p_value:.2g} (an alarm needs {drift.alpha:g} or less), from {drift.n_tested} of "
-        f"{drift.n_current} images against {drift.n_reference} {'held-out ' if evidence.held_out else ''}"
-        "reference images.",
-        f"Effect {drift.effect:.2f}: so often is tonight's image told from the reference's, of a pair ({told}).",
+        f"p = {drift.p_value:.2g}, and {drift.alpha:g} or less is an alarm: {drift.n_tested:,} of {drift.n_current:,} "
+        f"images held against {drift.n_reference:,} {against}.",
+        f"Effect {drift.effect:.2f}: of 100 pairs of a new image and one of the reference, embeddings tell which is "
+        f"which in {100 * drift.effect:.0f}; 50 is chance.",
     ]
     if not evidence.held_out:
         said.insert(0, "The reference has no held-out images: alarms against it can't be trusted.")
@@ -117,12 +123,9 @@ def _numbers(evidence: Evidence, drift: Drift) -> tuple[str, ...]:
         change = now - before
         if abs(change) >= CONFIDENCE_FELL:
             said.append(f"Mean confidence {'fell' if change < 0 else 'rose'} from {before:.2f} to {now:.2f}.")
-    changed = sorted(
-        ((now - before, word) for (before, now), word in zip(drift.label_shares, evidence.vocab, strict=False)),
-        key=lambda pair: -abs(pair[0]),
-    )
-    if drift.p_value <= drift.alpha and changed and abs(changed[0][0]) >= SHARE_CHANGED:
-        gap, word = changed[0]
-        more = "more" if gap > 0 else "less"
-        said.append(f"Most changed class: {word!r} is predicted for {abs(gap):.0%} {more} of the images.")
+    shares = zip(evidence.vocab, drift.label_shares, strict=False)
+    changed = sorted(((word, *pair) for word, pair in shares), key=lambda each: -abs(each[2] - each[1]))
+    if drift.p_value <= drift.alpha and changed and abs(changed[0][2] - changed[0][1]) >= SHARE_CHANGED:
+        word, before, now = changed[0]
+        said.append(f"Most changed label: {word!r} went from {before:.0%} of the images to {now:.0%}.")
     return tuple(said)

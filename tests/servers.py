@@ -178,7 +178,8 @@ def prometheus_server(targets: list[str]) -> Iterator[Prometheus]:
         command = [binary, f"--config.file={folder / 'prometheus.yml'}", f"--storage.tsdb.path={folder / 'data'}"]
         command += [f"--web.listen-address=127.0.0.1:{port}", "--log.level=warn"]
         process = stack.enter_context(running(command, folder / "log"))
-        # Ready comes seconds before the first scrape.
+        process.wait_until(lambda: answers(f"{server.url}/-/ready"), "is ready")
+        # It finds its targets seconds later.
         process.wait_until(lambda: server.up() == len(targets), f"has scraped {targets}")
         yield server
 

@@ -198,16 +198,15 @@ def check_speed(ask: Asked, second: Job) -> None:
         nonlocal finished
         second.finish("grafana-shop", "shop-2", images=10, failed=0, waiting=50 - finished)
         finished += 1
-        time.sleep(0.4)  # the pace of this job: with poll's own 0.1 s, 20 images a second
-        return 12 < answer.get("shop shop-2", 0) < 25
+        time.sleep(0.4)  # the pace of this job: with poll's own 0.1 s, 20 images a second at most
+        return 4 < answer.get("shop shop-2", 0) < 25
 
     ask.becomes(steady, "Images a second A")
     ask.becomes({"shop": 29 + 10 * finished, "lab": 5}, "Images scored A")
-    waiting = ask("Shards waiting A")
-    assert waiting["shop shop-2"] == 51 - finished, "the last value, though smaller ones may come later"
+    ask.becomes(lambda waiting: waiting["shop shop-2"] == 51 - finished, "Shards waiting A")
     mean = ask("Images a second B")
     assert set(mean) == {"shop shop-1", "web web-1", "lab lab-1", "shop shop-2"}
-    assert 5 < mean["shop shop-2"] < 30
+    assert 2 < mean["shop shop-2"] < 30
 
 
 def check_silence(ask: Asked) -> None:

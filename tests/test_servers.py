@@ -7,6 +7,7 @@ import sys
 import threading
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -299,7 +300,7 @@ def race(store: Store, uri: str, contents: list[bytes]) -> dict[bytes, bool]:
         barrier.wait()
         told[data] = store.create(uri, data)
 
-    in_threads([lambda data=data: write(data) for data in contents])
+    in_threads([partial(write, data) for data in contents])
     return told
 
 

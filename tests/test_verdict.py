@@ -149,20 +149,20 @@ def test_a_night_whose_images_all_failed_is_unknown() -> None:
 def test_the_numbers_are_said_in_plain_words() -> None:
     text = said(judged())
     assert (
-        "p = 0.001 (an alarm needs 0.01 or less), from 1000 of 1000 images against 5000 held-out reference images"
+        "p = 0.001, and 0.01 or less is an alarm: 1,000 of 1,000 images held against 5,000 held-out reference images"
         in text
     )
-    assert "Effect 0.80: so often is tonight's image told from the reference's, of a pair (0.5 is chance" in text
+    assert "Effect 0.80: of 100 pairs" in text and "which is which in 80; 50 is chance" in text
     assert "Mean confidence fell from 0.90 to 0.70." in text
-    assert "'cat' is predicted for 20% less of the images" in text or "'dog' is predicted for 20% more" in text
+    assert "Most changed label: 'cat' went from 50% of the images to 30%." in text or "'dog' went from" in text
 
 
-def test_the_class_that_changed_most_is_named_with_its_direction() -> None:
-    shares = ((0.5, 0.4), (0.3, 0.3), (0.2, 0.3))
+def test_the_label_that_changed_most_is_named_with_both_shares() -> None:
     text = said(judged(drift={"label_shares": ((0.6, 0.4), (0.3, 0.35), (0.1, 0.25))}, vocab=("cat", "dog", "emu")))
-    assert "Most changed class: 'cat' is predicted for 20% less of the images." in text
-    text = said(judged(drift={"label_shares": shares[::-1]}, vocab=("emu", "dog", "cat")))
-    assert "Most changed class: 'emu' is predicted for 10% more of the images." in text
+    assert "Most changed label: 'cat' went from 60% of the images to 40%." in text
+    shares = ((0.2, 0.3), (0.3, 0.3), (0.5, 0.4))
+    text = said(judged(drift={"label_shares": shares}, vocab=("emu", "dog", "cat")))
+    assert "Most changed label: 'emu' went from 20% of the images to 30%." in text
 
 
 def test_small_changes_are_not_worth_a_sentence() -> None:
@@ -170,19 +170,18 @@ def test_small_changes_are_not_worth_a_sentence() -> None:
         judged(mean_confidence=(0.9, 0.885), drift={"label_shares": ((0.5, 0.54), (0.5, 0.46)), "effect": 0.51})
     )
     assert "Mean confidence" not in text
-    assert "Most changed class" not in text
-    assert "that is chance" in text
+    assert "Most changed label" not in text
 
 
-def test_an_ok_night_blames_no_class() -> None:
-    assert "Most changed class" not in said(judged(drift={"p_value": 0.5}))
+def test_an_ok_night_blames_no_label() -> None:
+    assert "Most changed label" not in said(judged(drift={"p_value": 0.5}))
 
 
 def test_a_regression_has_no_confidence_and_no_class_to_speak_of() -> None:
     verdict = judged(mean_confidence=None, vocab=(), drift={"label_shares": ()})
     assert verdict.verdict == "drift"
     assert "confidence" not in said(verdict)
-    assert "class" not in said(verdict)
+    assert "label" not in said(verdict)
 
 
 def test_the_record_is_json() -> None:
