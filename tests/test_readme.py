@@ -1,0 +1,137 @@
+"""What the README and ARCHITECTURE say holds: their code runs, their commands exist, their lists are not stale."""
+
+import re
+import shlex
+import tomllib
+from pathlib import Path
+
+import click
+import learners
+import pandas as pd
+import pytest
+
+import drivetrain
+from drivetrain.cli import main
+from drivetrain.config import Config
+from drivetrain.reference import read_labels
+
+HERE = Path(__file__).parent.parent
+README = (HERE / "README.md").read_text()
+ARCHITECTURE = (HERE / "ARCHITECTURE.md").read_text()
+
+
+def blocks(language: str) -> list[str]:
+    return re.findall(rf"```{language}\n(.*?)```", README, re.DOTALL)
+
+
+def shell_commands() -> list[list[str]]:
+    lines = [line for block in (*blocks("sh"), *blocks("cron")) for line in block.splitlines()]
+    return [shlex.split(line, comments=True) for line in lines if line.strip()]
+
+
+def flags_of(command: str) -> set[str]:
+    return {flag for option in main.commands[command].params for flag in option.opts}
+
+
+def test_every_command_line_names_a_command_and_flags_that_exist() -> None:
+    seen = set()
+    for words in shell_commands():
+        for i, word in enumerate(words):
+            job = re.fullmatch(r"jobs/(\w+)\.py", word)
+            if word == "drivetrain" or job:
+                command = job[1] if job else words[i + 1]
+                rest = words[i + 1 :]
+                if job:
+                    assert (HERE / word).exists()
+                rest = rest[: rest.index(">>")] if ">>" in rest else rest
+                unknown = {each for each in rest if each.startswith("--")} - flags_of(command)
+                assert not unknown, (command, unknown)
+                seen.add(command)
+    assert {"score", "reference", "nightly", "rescore"} <= seen
+
+
+def test_make_targets_of_the_readme_exist() -> None:
+    targets = set(re.findall(r"^([a-z]+):", (HERE / "Makefile").read_text(), re.MULTILINE))
+    named = {words[1] for words in shell_commands() if words[0] == "make"}
+    assert named == {"demo", "test"} and named <= targets
+    run = (HERE / ".ci" / "run").read_text()
+    assert re.findall(r"^make (.+)$", run, re.MULTILINE) == ["check test", "demo"]
+
+
+def test_the_config_is_valid(tmp_path: Path) -> None:
+    (text,) = blocks("toml")
+    path = tmp_path / "drivetrain.toml"
+    path.write_text(text)
+    config = Config.load(path)
+    assert config.dated and set(tomllib.loads(text)) <= set(Config.model_fields)
+
+
+def test_the_cron_line_is_one_that_cron_takes() -> None:
+    (line,) = (block.strip() for block in blocks("cron"))
+    minute, hour, day, month, weekday, command = line.split(maxsplit=5)
+    assert (minute, hour, day, month, weekday) == ("0", "2", "*", "*", "*")
+    assert "%" not in command, "cron takes % for a new line"
+    assert "RAY_AUTH_MODE=token ray job submit" in command and "jobs/nightly.py --config drivetrain.toml" in command
+
+
+@pytest.mark.slow
+def test_the_lines_that_write_labels_csv(tmp_path: Path) -> None:
+    """They are run as they stand, on dataloaders labelled by folder."""
+    (code,) = (block for block in blocks("python") if "labels.csv" in block)
+    learners.write_digits(tmp_path / "train", 0, 40, by_label=True)
+    dls = learners.digits_dataloaders(tmp_path / "train")
+    code = code.replace('"labels.csv"', repr(str(tmp_path / "labels.csv")))
+    exec(code, {"pd": pd, "dls": dls})
+    labels = read_labels((tmp_path / "labels.csv").read_text(), "labels.csv")
+    assert {Path(fname).parent.name: label for fname, (_, label) in labels.items()} == {
+        label: label for label in dls.vocab
+    }
+    held_out = {fname for fname, (split, _) in labels.items() if split == "held_out"}
+    assert held_out == {str(path) for path in dls.valid_ds.items} and len(labels) == 40
+
+
+@pytest.mark.slow
+def test_the_python_of_the_readme_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    learners.write_digits(tmp_path / "incoming" / "2026-11-23", 0, 20)
+    learners.write_digits(tmp_path / "train", 0, 64, by_label=True)
+    exported = learners.exported(learners.digits_learner(tmp_path / "train", epochs=1), tmp_path / "export.pkl")
+    (tmp_path / "drivetrain.toml").write_text(
+        f'root = "{tmp_path}/root"\nlearner = "{exported.path}"\ntrust = ["{exported.sha256}"]\n'
+        f'images = "{tmp_path}/incoming/{{night}}"\nsource = "shop"\nactors = 0\n'
+    )
+    monkeypatch.chdir(tmp_path)
+    night, scores = (next(b for b in blocks("python") if word in b) for word in ("run_night", "read_parquet"))
+    names: dict[str, object] = {}
+    exec(night, names)
+    result = names["result"]
+    assert isinstance(result, dict) and result["rows"] == 20
+    exec(scores, {"parts": result["parts"]})
+
+
+def test_the_table_of_commands_is_the_help() -> None:
+    table = dict(re.findall(r"^\| `drivetrain (\w+)` \| (.+?) \|$", README, re.MULTILINE))
+    context = click.Context(main)
+    helps = {name: command.get_short_help_str(200) for name, command in main.commands.items()}
+    assert context and table == helps
+
+
+def test_every_job_stands_behind_a_command_of_its_name() -> None:
+    jobs = {path.stem for path in (HERE / "jobs").glob("*.py")}
+    assert jobs == {"reference", "score", "drift", "rescore", "nightly"} and jobs <= set(main.commands)
+
+
+def test_pictures_and_links_of_the_readme_exist() -> None:
+    for target in re.findall(r"\]\(([^)#]+)\)", README):
+        assert (HERE / target).exists(), target
+
+
+def test_the_floors_in_architecture_are_the_ones_enforced() -> None:
+    contract = tomllib.loads((HERE / "pyproject.toml").read_text())["tool"]["importlinter"]["contracts"][0]
+    drawn = re.search(r"## Floors.*?\n\n((?:    .+\n)+)", ARCHITECTURE, re.DOTALL)
+    assert drawn and [line.strip() for line in drawn[1].splitlines()] == contract["layers"]
+    rooms = {path.stem for path in (HERE / "drivetrain").glob("*.py")} - {"__init__"}
+    assert {room.strip() for floor in contract["layers"] for room in floor.split("|")} == rooms
+
+
+def test_the_versions_agree() -> None:
+    assert f"## {drivetrain.__version__}" in (HERE / "CHANGELOG.md").read_text()
