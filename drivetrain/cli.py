@@ -12,6 +12,7 @@ from typing import Any
 
 import click
 
+import drivetrain
 from drivetrain.config import Config, nearest, parse_storage
 from drivetrain.errors import DrivetrainError
 
@@ -38,14 +39,21 @@ def main() -> None:
 
 
 def _command(
-    name: str, keys: Sequence[str], story: Callable[..., dict[str, Any]], arguments: Sequence[str] = ()
+    name: str, text: str, story: str, *, needs: Sequence[str], keys: Sequence[str], arguments: Sequence[str] = ()
 ) -> None:
-    """Make a command whose flags are the config's keys."""
+    """Make a command whose flags are the config's keys, for a function of the public API."""
 
     def call(config_file: str | None, json_only: bool, storage: tuple[str, ...], **flags: Any) -> None:
         named = {argument: flags.pop(argument) for argument in arguments}
         flags = {key: value for key, value in flags.items() if value not in (None, (), False)}
-        _guarded(lambda: _run(config_file, json_only, storage, flags, lambda config: story(config, **named)))
+
+        def work() -> int:
+            config = Config.load(config_file, **flags, storage=parse_storage(storage))
+            # Before the story is imported, which takes seconds.
+            config.need(*needs)
+            return _told(getattr(drivetrain, story)(config, **named), config, json_only)
+
+        _guarded(work)
 
     options: list[click.Parameter] = [click.Argument([argument]) for argument in arguments]
     options += [_option(key) for key in keys]
@@ -53,8 +61,7 @@ def _command(
         click.Option(["--config", "config_file"], metavar="FILE", help="TOML file of the same keys; flags win."),
         click.Option(["--json", "json_only"], is_flag=True, help="Print the JSON object alone."),
     ]
-    text = (story.__doc__ or "").replace("``", "")
-    main.add_command(click.Command(name, callback=call, params=options, help=text, short_help=text.split("\n")[0]))
+    main.add_command(click.Command(name, callback=call, params=options, help=text, short_help=text))
 
 
 def _option(key: str) -> click.Option:
@@ -73,15 +80,8 @@ def _option(key: str) -> click.Option:
     return click.Option([flag], default=None, metavar=key.upper(), help=text)
 
 
-def _run(
-    file: str | None,
-    json_only: bool,
-    storage: tuple[str, ...],
-    flags: dict[str, Any],
-    story: Callable[[Config], dict[str, Any]],
-) -> int:
-    config = Config.load(file, **flags, storage=parse_storage(storage))
-    result = story(config)
+def _told(result: dict[str, Any], config: Config, json_only: bool) -> int:
+    """Print a result; returns the exit code that it stands for."""
     if not json_only:
         for line in _summary(result):
             click.echo(line)
@@ -121,55 +121,49 @@ def _guarded(work: Callable[[], int]) -> None:
     sys.exit(code)
 
 
-def _reference(config: Config) -> dict[str, Any]:
-    from drivetrain.reference import build_reference
-
-    return build_reference(config)
-
-
-def _score(config: Config) -> dict[str, Any]:
-    from drivetrain.score import score_images
-
-    return score_images(config)
-
-
-def _drift(config: Config) -> dict[str, Any]:
-    from drivetrain.nightly import measure_drift
-
-    return measure_drift(config)
-
-
-def _rescore(config: Config) -> dict[str, Any]:
-    from drivetrain.rescore import rescore_run
-
-    return rescore_run(config)
-
-
-def _nightly(config: Config) -> dict[str, Any]:
-    from drivetrain.nightly import run_night
-
-    return run_night(config)
-
-
-def _compare(config: Config, old: str, new: str) -> dict[str, Any]:
-    from drivetrain.rescore import compare_runs
-
-    return compare_runs(config, old, new)
-
-
-_reference.__doc__ = """Score the training set once, so that nights have something to be held against."""
-_score.__doc__ = """Score every image below a prefix."""
-_drift.__doc__ = """Hold a committed run against its learner's reference, and write the report."""
-_rescore.__doc__ = """Score an old run's images under a new learner, and compare the two."""
-_nightly.__doc__ = """Score what is new on a night, compare it with the reference, and publish the report."""
-_compare.__doc__ = """Compare two committed runs, OLD and NEW, over the same images."""
-
-_command("reference", (*COMMON, *SCORING, "labels"), _reference)
-_command("score", (*COMMON, *SCORING, "name"), _score)
-_command("drift", (*COMMON, "run", *JUDGING), _drift)
-_command("rescore", (*COMMON, *SCORING, "run", *JUDGING), _rescore)
-_command("nightly", (*COMMON, *SCORING, "night", "lookback", *JUDGING), _nightly)
-_command("compare", COMMON, _compare, ("old", "new"))
+_command(
+    "reference",
+    "Score the training set once, so that nights have something to be held against.",
+    "build_reference",
+    needs=("root", "learner", "images"),
+    keys=(*COMMON, *SCORING, "labels"),
+)
+_command(
+    "score",
+    "Score every image below a prefix.",
+    "score_images",
+    needs=("root", "learner", "images"),
+    keys=(*COMMON, *SCORING, "name"),
+)
+_command(
+    "drift",
+    "Hold a committed run against its learner's reference, and write the report.",
+    "measure_drift",
+    needs=("root", "run"),
+    keys=(*COMMON, "run", *JUDGING),
+)
+_command(
+    "rescore",
+    "Score an old run's images under a new learner, and compare the two.",
+    "rescore_run",
+    needs=("root", "learner", "run"),
+    keys=(*COMMON, *SCORING, "run", *JUDGING),
+)
+_command(
+    "nightly",
+    "Score what is new on a night, compare it with the reference, and publish the report.",
+    "run_night",
+    needs=("root", "learner", "images"),
+    keys=(*COMMON, *SCORING, "night", "lookback", *JUDGING),
+)
+_command(
+    "compare",
+    "Compare two committed runs, OLD and NEW, over the same images.",
+    "compare_runs",
+    needs=("root",),
+    keys=COMMON,
+    arguments=("old", "new"),
+)
 
 
 @main.command("nights")
@@ -214,7 +208,7 @@ def ui(root: str | None, storage: tuple[str, ...], config_file: str | None, port
 
     def work() -> int:
         from drivetrain.report import serve
-        from drivetrain.score import open_root
+        from drivetrain.root import open_root
 
         store, layout = open_root(Config.load(config_file, root=root, storage=parse_storage(storage)))
         return serve(layout.workspace, port, store)

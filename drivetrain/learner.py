@@ -13,7 +13,7 @@ import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -25,26 +25,10 @@ from PIL import Image
 from torch import nn
 
 from drivetrain.errors import ImageError, LearnerError, TrustError
-from drivetrain.store import Store
-
-Task = Literal["single_label", "multi_label", "regression"]
+from drivetrain.export import LearnerInfo, Task
 
 # Pillow opens more than photographs. EPS would call Ghostscript; the others are documents or run codecs of their own.
 FORMATS = ("JPEG", "PNG", "GIF", "BMP", "TIFF", "WEBP", "PPM", "ICO", "TGA", "AVIF", "JPEG2000", "DIB", "PCX")
-
-
-@dataclass(frozen=True)
-class LearnerInfo:
-    """What an export is. ``embedding_size`` is 0 and ``layer`` empty when no embedding is stored."""
-
-    model_id: str
-    sha256: str
-    task: Task
-    vocab: tuple[str, ...]
-    outputs: int
-    layer: str
-    embedding_size: int
-    architecture: str
 
 
 @dataclass(frozen=True)
@@ -60,27 +44,6 @@ class Predictions:
     energy: npt.NDArray[np.float32] | None
     chosen: npt.NDArray[np.bool_] | None
     embeddings: npt.NDArray[np.float32] | None
-
-
-def read_trusted(store: Store, uri: str, trust: Sequence[str]) -> tuple[bytes, str]:
-    """The bytes of an export and their sha256.
-
-    Raises TrustError if the hash is not in ``trust``, and LearnerError if there is no such object.
-    """
-    try:
-        data = store.read(uri)
-    except OSError as error:
-        raise LearnerError(f"No learner at {uri}: {error}\nExpected the file that learn.export() wrote.") from error
-    sha256 = hashlib.sha256(data).hexdigest()
-    if sha256 not in trust:
-        given = "the hashes in trust are others" if trust else "no hash is trusted yet"
-        raise TrustError(
-            f"Not opened: {uri}\nAn export.pkl is a pickle, and opening one runs the code inside it; {given}.\n"
-            f"Its sha256 is {sha256}\n"
-            f"If that is the file you exported (sha256sum export.pkl), add   --trust {sha256}\n"
-            f'or, in the config file,   trust = ["{sha256}"]'
-        )
-    return data, sha256
 
 
 class ExportedLearner:

@@ -10,7 +10,6 @@ from collections import Counter
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
-from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -18,6 +17,7 @@ import pyarrow.parquet as pq
 from drivetrain.console import busy
 from drivetrain.errors import SettingError
 from drivetrain.layout import MANIFEST_FILE_SHARDS, Layout, PlanPaths
+from drivetrain.root import to_json
 from drivetrain.schema import MANIFEST
 from drivetrain.store import ObjectInfo, Store
 
@@ -209,17 +209,3 @@ def copy_manifest(store: Store, source: str, target: str) -> None:
     """Give a run its own copy of a frozen manifest, so that a run's folder says all of it."""
     for name in store.names(source):
         store.create(f"{target}/{name}", store.read(f"{source}/{name}"))
-
-
-def to_json(record: dict[str, Any]) -> bytes:
-    """A record as the bytes of a JSON file, keys in the record's order."""
-    return (json.dumps(record, indent=1, ensure_ascii=False, default=str) + "\n").encode()
-
-
-def from_json(store: Store, uri: str) -> dict[str, Any] | None:
-    """A JSON file as a record, or None if there is none."""
-    try:
-        record: dict[str, Any] = json.loads(store.read(uri))
-    except FileNotFoundError:
-        return None
-    return record

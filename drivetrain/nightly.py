@@ -16,7 +16,6 @@ from drivetrain.config import Config
 from drivetrain.console import busy, say
 from drivetrain.errors import SettingError
 from drivetrain.layout import Layout, RecordPaths
-from drivetrain.manifest import from_json, to_json
 from drivetrain.nights import latest_record, plan_night, plan_paths, record_number
 from drivetrain.reference import (
     MOST_ROWS,
@@ -27,8 +26,9 @@ from drivetrain.reference import (
     scores_of,
 )
 from drivetrain.review import review_queue
+from drivetrain.root import from_json, open_root, to_json
 from drivetrain.run import Commit, Run
-from drivetrain.score import admit_learner, begin_run, finish_run, open_root, result_of
+from drivetrain.score import admit_learner, begin_run, finish_run, result_of
 from drivetrain.store import Store, parquet_bytes
 from drivetrain.verdict import Evidence, Verdict, decide
 

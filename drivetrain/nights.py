@@ -11,19 +11,9 @@ from typing import Any
 from drivetrain.config import Config
 from drivetrain.console import say
 from drivetrain.layout import Layout, PlanPaths, RecordPaths
-from drivetrain.manifest import (
-    Listing,
-    Plan,
-    check_prefix,
-    find_plan,
-    freeze,
-    from_json,
-    frozen_table,
-    list_images,
-    read_manifest,
-)
+from drivetrain.manifest import Listing, Plan, check_prefix, find_plan, freeze, frozen_table, list_images, read_manifest
+from drivetrain.root import from_json, open_root
 from drivetrain.run import Run
-from drivetrain.score import open_root
 from drivetrain.store import ObjectInfo, Store
 
 # A heartbeat comes every ten seconds; a run silent for longer than this is taken for dead.

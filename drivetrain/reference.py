@@ -21,10 +21,11 @@ from drivetrain.console import say
 from drivetrain.drift import Scores
 from drivetrain.errors import SettingError
 from drivetrain.layout import Layout
-from drivetrain.manifest import digest_of, freeze, from_json, frozen_table, list_images, to_json
+from drivetrain.manifest import digest_of, freeze, frozen_table, list_images
+from drivetrain.root import from_json, open_root, to_json
 from drivetrain.run import Run
 from drivetrain.schema import column, matrix
-from drivetrain.score import admit_learner, begin_run, finish_run, open_root, result_of
+from drivetrain.score import admit_learner, begin_run, finish_run, result_of
 from drivetrain.store import ObjectInfo, Store
 
 Label = tuple[str, str | None]

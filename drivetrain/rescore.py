@@ -11,12 +11,13 @@ from drivetrain.config import Config
 from drivetrain.console import busy, say
 from drivetrain.errors import SettingError
 from drivetrain.layout import Layout
-from drivetrain.manifest import find_plan, to_json
+from drivetrain.manifest import find_plan
 from drivetrain.nightly import judge_run
 from drivetrain.reference import find_reference
 from drivetrain.review import thumbnails
+from drivetrain.root import open_root, to_json
 from drivetrain.run import Run
-from drivetrain.score import admit_learner, begin_run, finish_run, open_root, result_of
+from drivetrain.score import admit_learner, begin_run, finish_run, result_of
 from drivetrain.store import Store
 
 SHOWN_FLIPS = 60

@@ -19,7 +19,8 @@ import pyarrow.parquet as pq
 
 from drivetrain.errors import RunError, SettingError
 from drivetrain.layout import Layout, RunPaths, shard_of
-from drivetrain.manifest import Plan, copy_manifest, from_json, read_manifest, read_shard, to_json
+from drivetrain.manifest import Plan, copy_manifest, read_manifest, read_shard
+from drivetrain.root import from_json, to_json
 from drivetrain.schema import SCHEMA_MAJOR
 from drivetrain.store import Store, parquet_bytes
 

@@ -14,47 +14,24 @@ from drivetrain import cluster
 from drivetrain.config import Config
 from drivetrain.console import Counting, busy, say
 from drivetrain.errors import RunError, SettingError
+from drivetrain.export import LearnerInfo, read_trusted
 from drivetrain.layout import Layout
-from drivetrain.learner import LearnerInfo, open_learner, read_trusted
 from drivetrain.manifest import (
     Plan,
     check_prefix,
     find_plan,
     freeze,
-    from_json,
     frozen_table,
     list_images,
     read_manifest,
-    to_json,
 )
+from drivetrain.root import from_json, open_root, to_json
 from drivetrain.run import Commit, PartCounts, Run, RunRecord, run_id_of
 from drivetrain.schema import SCHEMA_MAJOR
-from drivetrain.shard import ShardScorer
 from drivetrain.store import Store
 
 ENGINE = "torch"
 BEAT_EVERY_SECONDS = 10.0
-
-
-def open_root(config: Config) -> tuple[Store, Layout]:
-    """The store and the layout of the config's root, marked as a root of this schema at first use.
-
-    Raises SettingError when the root was written by another major version of the schema.
-    """
-    store = Store(config.storage)
-    (root,) = config.need("root")
-    layout = Layout(store.normalise(root))
-    if layout.root.startswith("memory://") and config.actors != 0:
-        raise SettingError("memory:// lives in one process: use --actors 0, or another --root.")
-    found = from_json(store, layout.marker)
-    if found is None:
-        store.create(layout.marker, to_json({"drivetrain": "root", "schema": SCHEMA_MAJOR}))
-    elif found.get("schema") != SCHEMA_MAJOR:
-        raise SettingError(
-            f"{layout.root} holds schema {found.get('schema')} and this drivetrain writes schema {SCHEMA_MAJOR}. "
-            "Give another --root, or install the drivetrain that wrote it."
-        )
-    return store, layout
 
 
 def score_images(config: Config) -> dict[str, Any]:
@@ -105,6 +82,9 @@ def admit_learner(store: Store, layout: Layout, config: Config) -> LearnerInfo:
     about = layout.learner(sha256[:12] + suffix)
     known = from_json(store, about)
     if known is None:
+        # torch and fastai take seconds to import, and a driver whose learner is known needs neither.
+        from drivetrain.learner import open_learner
+
         with busy(f"Opening the learner {uri}"):
             info = open_learner(data, sha256, config.embedding).info
         store.create(layout.export(info.model_id), data)
@@ -172,6 +152,8 @@ def finish_run(run: Run, config: Config) -> Commit:
 
 def _watched(run: Run, config: Config, missing: list[int]) -> Iterator[tuple[int, PartCounts]]:
     """Score shards on actors, with progress, metrics and a heartbeat beside."""
+    from drivetrain.shard import ShardScorer
+
     record = run.record
     per_shard = record.images / max(1, record.shards)
     done = 0 if len(missing) == record.shards else int(record.images - per_shard * len(missing))

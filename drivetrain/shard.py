@@ -15,8 +15,9 @@ import pyarrow as pa
 
 from drivetrain.config import Options
 from drivetrain.errors import ImageError
+from drivetrain.export import LearnerInfo
 from drivetrain.layout import Layout
-from drivetrain.learner import LearnerInfo, Predictions, open_learner
+from drivetrain.learner import Predictions, open_learner
 from drivetrain.run import PartCounts, Run
 from drivetrain.schema import round_mantissa, row_schema
 from drivetrain.store import Store

@@ -87,12 +87,12 @@ def test_no_image_in_common_is_an_error_that_names_both_runs() -> None:
 
 
 def test_images_that_failed_on_one_side_are_counted_and_not_compared() -> None:
-    old = run_of(("cat", 0.9), None, None, ("cat", 0.5), ("cat", 0.5))
-    new = run_of(("cat", 0.9), ("dog", 0.9), None, None, None)
+    old = run_of(("cat", 0.9), None, None, ("cat", 0.5), ("cat", 0.5), ("cat", 0.9))
+    new = run_of(("cat", 0.9), ("dog", 0.9), None, None, None, ("dog", 0.9))
     found = compared(old, new)
-    assert (found.images, found.scored_by_both, found.only_old, found.only_new) == (5, 1, 2, 1)
-    assert found.agreement == 1
-    assert found.confusion == ()
+    assert (found.images, found.scored_by_both, found.only_old, found.only_new) == (6, 2, 2, 1)
+    assert found.agreement == 0.5
+    assert found.confusion == (("cat", "dog", 1),)
 
 
 def test_when_every_image_failed_on_one_side_nothing_is_claimed() -> None:

@@ -265,7 +265,8 @@ def test_the_same_seed_measures_the_same_and_another_one_draws_others() -> None:
     reference, current = some(200, 1), some(100, 2, shift=0.2)
     once, again, other = (held(reference, current, seed) for seed in (4, 4, 5))
     assert once == again
-    assert once.statistics != other.statistics
+    for name in ("mmd", "bbsd"):
+        assert once.statistic(name).null != other.statistic(name).null  # type: ignore[union-attr]
     for one, two in zip(moved(reference, current, 4), moved(reference, current, 4), strict=True):
         np.testing.assert_array_equal(one, two)
 
@@ -344,8 +345,9 @@ def test_constant_columns_and_one_class_are_no_drift() -> None:
     def same(n: int) -> Scores:
         return scores_with(np.full((n, 4), 0.3), np.tile([0.2, 0.8], (n, 1)))
 
-    drift = held(same(300), same(100))
-    assert drift.p_value == 1
+    # 64 splits without rounding: each value ties with all of its null, and a tie is no evidence.
+    drift = held(same(320), same(64))
+    assert {each.p_value for each in drift.statistics} == {1}
     assert drift.effect == 0.5
     assert drift.label_shares[1] == (1, 1)
 

@@ -18,7 +18,8 @@ from PIL import Image
 from torch import nn
 
 from drivetrain.errors import ImageError, LearnerError, TrustError
-from drivetrain.learner import Predictions, embedding_layer, open_learner, read_trusted
+from drivetrain.export import read_trusted
+from drivetrain.learner import Predictions, embedding_layer, open_learner
 from drivetrain.store import Store
 
 pytestmark = pytest.mark.slow

@@ -17,8 +17,8 @@ from drivetrain import Config, build_reference, compare_runs, list_nights, measu
 from drivetrain.cluster import connected
 from drivetrain.layout import Layout
 from drivetrain.reference import label_of_folders
+from drivetrain.root import open_root
 from drivetrain.run import Run
-from drivetrain.score import open_root
 from drivetrain.store import Store
 
 pytestmark = pytest.mark.slow

@@ -10,8 +10,9 @@ from builders import SHA256, begun, committed, frozen, image, images
 from drivetrain.config import Config
 from drivetrain.errors import SettingError
 from drivetrain.layout import Layout
-from drivetrain.manifest import Plan, read_manifest, to_json
+from drivetrain.manifest import Plan, read_manifest
 from drivetrain.nights import SILENT_MINUTES, Night, latest_record, list_nights, nights_table, plan_night, records
+from drivetrain.root import to_json
 from drivetrain.run import Run
 from drivetrain.store import Store
 
@@ -364,7 +365,12 @@ def test_a_committed_run_without_a_record_is_not_done(layout: Layout) -> None:
 
 
 def test_the_nights_of_all_sources_are_listed_and_a_folder_that_is_no_date_is_not(layout: Layout) -> None:
-    for source, name in (("b", yesterday().isoformat()), ("a", yesterday().isoformat()), ("a", "backfill")):
+    for source, name in (
+        ("b", yesterday().isoformat()),
+        ("a", yesterday().isoformat()),
+        ("a", "00-notes"),
+        ("a", "backfill"),
+    ):
         closed(layout, frozen(STORE, layout, [image("x.jpg")], source=source, name=name))
     closed(layout, frozen(STORE, layout, [image("x.jpg")], source="a", kind="plan", name="2020-01-01"))
     found = [(night.source, night.night) for night in nights_table(STORE, layout)]

@@ -1,11 +1,16 @@
 """How an image of the training set gets its split and its true label: by folders, or by a labels file."""
 
+from pathlib import Path
+
 import pyarrow as pa
 import pytest
+from builders import PREFIX, image
 
+from drivetrain.config import Config
 from drivetrain.errors import SettingError
-from drivetrain.reference import Label, Reference, label_of_folders, match_labels, read_labels, scores_of
+from drivetrain.reference import Label, Reference, _labels, label_of_folders, match_labels, read_labels, scores_of
 from drivetrain.schema import row_schema
+from drivetrain.store import Store
 
 VOCAB = ("cat", "dog")
 CAT: Label = ("trained", "cat")
@@ -104,12 +109,22 @@ def test_a_line_that_is_too_short_is_refused_with_its_number() -> None:
         read_labels("is_valid,label,fname\nTrue,cat\n", "labels.csv")
 
 
+def test_a_labels_file_saved_by_excel_or_not_there_is_read_or_refused(tmp_path: Path) -> None:
+    file = tmp_path / "labels.csv"
+    config, listed = Config(labels=str(file)), [image("1.jpg")]
+    with pytest.raises(SettingError, match=r"labels\.csv can't be read"):
+        _labels(Store(), config, PREFIX, listed, VOCAB)
+    file.write_bytes("fname,label,is_valid\r\n1.jpg,cat,FALSE\r\n".encode("utf-8-sig"))
+    assert _labels(Store(), config, PREFIX, listed, VOCAB) == {listed[0].uri: CAT}
+
+
 # --- matching ---
 
 
 def test_an_exact_uri_wins_over_any_end_of_a_path() -> None:
-    labels = {"s3://b/x/1.jpg": CAT, "y/x/1.jpg": DOG}
-    assert match_labels(labels, ["s3://b/x/1.jpg"], "w") == {"s3://b/x/1.jpg": CAT}
+    uri = "s3://b/deep/down/in/x/1.jpg"
+    labels = {uri: CAT, "s3://other/deep/down/in/x/1.jpg": DOG}
+    assert match_labels(labels, [uri], "w") == {uri: CAT}
 
 
 def test_names_of_the_training_machine_are_matched_by_the_ends_of_their_paths() -> None:

@@ -18,9 +18,9 @@ from servers import S3Server
 
 from drivetrain import Config, score_images
 from drivetrain.errors import RunError, SettingError, TrustError
+from drivetrain.root import open_root
 from drivetrain.run import Run
 from drivetrain.schema import matrix, row_schema
-from drivetrain.score import open_root
 from drivetrain.store import Store
 
 pytestmark = pytest.mark.slow

@@ -1,0 +1,48 @@
+"""A root: where drivetrain keeps everything, and the JSON records in it.
+
+Knows that a folder or a bucket prefix is a root, and of which schema. Does not know what its records mean.
+"""
+
+import json
+from typing import Any
+
+from drivetrain.config import Config
+from drivetrain.errors import SettingError
+from drivetrain.layout import Layout
+from drivetrain.schema import SCHEMA_MAJOR
+from drivetrain.store import Store
+
+
+def open_root(config: Config) -> tuple[Store, Layout]:
+    """The store and the layout of the config's root, marked as a root of this schema at first use.
+
+    Raises SettingError when the root was written by another major version of the schema.
+    """
+    store = Store(config.storage)
+    (root,) = config.need("root")
+    layout = Layout(store.normalise(root))
+    if layout.root.startswith("memory://") and config.actors != 0:
+        raise SettingError("memory:// lives in one process: use --actors 0, or another --root.")
+    found = from_json(store, layout.marker)
+    if found is None:
+        store.create(layout.marker, to_json({"drivetrain": "root", "schema": SCHEMA_MAJOR}))
+    elif found.get("schema") != SCHEMA_MAJOR:
+        raise SettingError(
+            f"{layout.root} holds schema {found.get('schema')} and this drivetrain writes schema {SCHEMA_MAJOR}. "
+            "Give another --root, or install the drivetrain that wrote it."
+        )
+    return store, layout
+
+
+def to_json(record: dict[str, Any]) -> bytes:
+    """A record as the bytes of a JSON file, keys in the record's order."""
+    return (json.dumps(record, indent=1, ensure_ascii=False, default=str) + "\n").encode()
+
+
+def from_json(store: Store, uri: str) -> dict[str, Any] | None:
+    """A JSON file as a record, or None if there is none."""
+    try:
+        record: dict[str, Any] = json.loads(store.read(uri))
+    except FileNotFoundError:
+        return None
+    return record
