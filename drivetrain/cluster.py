@@ -60,11 +60,13 @@ def connected(address: str | None, actors: int | None) -> Iterator[None]:
     own = address is None and not os.environ.get("RAY_ADDRESS")
     extra: dict[str, Any] = {"include_dashboard": False} if own else {"address": address or "auto"}
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    where = address or os.environ.get("RAY_ADDRESS") or "this machine"
     try:
         ray.init(log_to_driver=False, logging_level=logging.ERROR, **extra)
-    except (ConnectionError, RuntimeError, ValueError) as error:
+    except (ConnectionError, RuntimeError, ValueError, ray.exceptions.AuthenticationError) as error:
         raise RunError(
-            f"No Ray cluster at {address or os.environ.get('RAY_ADDRESS') or 'this machine'}: {error}"
+            f"No Ray cluster at {where}: {str(error).splitlines()[0]}\n"
+            "If the cluster asks for a token, set RAY_AUTH_MODE=token, and RAY_AUTH_TOKEN or ~/.ray/auth_token."
         ) from None
     try:
         yield
@@ -73,11 +75,15 @@ def connected(address: str | None, actors: int | None) -> Iterator[None]:
 
 
 def default_actors(gpus_per_actor: float) -> int:
-    """One actor a CPU of the cluster, or as many as its GPUs hold; 1 where the cluster has none yet."""
+    """One actor a CPU of the cluster, or as many as its GPUs hold.
+
+    A cluster that has no worker yet grows by what is asked for: 1, and a line that says how to ask for more.
+    """
     resources = ray.cluster_resources()
-    if gpus_per_actor:
-        return max(1, int(resources.get("GPU", 0) / gpus_per_actor))
-    return max(1, int(resources.get("CPU", 0)))
+    fit = int(resources.get("GPU", 0) / gpus_per_actor) if gpus_per_actor else int(resources.get("CPU", 0))
+    if fit == 0:
+        say("The cluster has no worker yet, and will start one for 1 actor. Say --actors N for more.")
+    return max(1, fit)
 
 
 def run_tasks(
@@ -149,8 +155,9 @@ def _cause(error: Exception) -> BaseException:
 class RunMetrics:
     """What a job tells Prometheus through Ray while it works, labelled by source and run.
 
-    ray_drivetrain_images_scored_total, ray_drivetrain_images_failed_total, ray_drivetrain_images_per_second,
-    ray_drivetrain_shards_waiting. They vanish with the job's node; commit.json keeps the totals.
+    ray_drivetrain_images_scored_total, ray_drivetrain_images_failed_total, ray_drivetrain_runs_committed_total,
+    ray_drivetrain_images_per_second, ray_drivetrain_shards_waiting. They vanish with the job's node; commit.json keeps
+    the totals.
     """
 
     def __init__(self, source: str, run_id: str) -> None:
@@ -162,9 +169,10 @@ class RunMetrics:
         tags = {"tag_keys": ("source", "run")}
         self._scored = metrics.Counter("drivetrain_images_scored", "Images scored.", **tags)
         self._failed = metrics.Counter("drivetrain_images_failed", "Images that got an error row.", **tags)
+        self._committed = metrics.Counter("drivetrain_runs_committed", "Runs committed.", **tags)
         self._rate = metrics.Gauge("drivetrain_images_per_second", "Images a second since the job's start.", **tags)
         self._waiting = metrics.Gauge("drivetrain_shards_waiting", "Shards without a part yet.", **tags)
-        for metric in (self._scored, self._failed, self._rate, self._waiting):
+        for metric in (self._scored, self._failed, self._committed, self._rate, self._waiting):
             metric.set_default_tags({"source": source, "run": run_id})
 
     def add(self, images: int, failed: int, waiting: int) -> None:
@@ -178,3 +186,8 @@ class RunMetrics:
             self._failed.inc(failed)
         self._rate.set(self._done / max(time.monotonic() - self._started, 1e-9))
         self._waiting.set(waiting)
+
+    def committed(self) -> None:
+        """Count the run as done: an alert on its absence sees a night that did not end."""
+        if self._active:
+            self._committed.inc()

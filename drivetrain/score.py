@@ -143,14 +143,18 @@ def finish_run(run: Run, config: Config) -> Commit:
     missing = run.missing()
     scored: dict[int, PartCounts] = {}
     with cluster.connected(config.ray_address, config.actors):
-        scored.update(_watched(run, config, missing))
-    seconds = time.monotonic() - started
-    commit = run.commit(scored, config.max_failed, seconds, sum(each.rows for each in scored.values()))
+        numbers = cluster.RunMetrics(run.record.source, run.record.run_id)
+        scored.update(_watched(run, config, missing, numbers))
+        seconds = time.monotonic() - started
+        commit = run.commit(scored, config.max_failed, seconds, sum(each.rows for each in scored.values()))
+        numbers.committed()
     run.beat(commit.rows, "committed")
     return commit
 
 
-def _watched(run: Run, config: Config, missing: list[int]) -> Iterator[tuple[int, PartCounts]]:
+def _watched(
+    run: Run, config: Config, missing: list[int], numbers: cluster.RunMetrics
+) -> Iterator[tuple[int, PartCounts]]:
     """Score shards on actors, with progress, metrics and a heartbeat beside."""
     from drivetrain.shard import ShardScorer
 
@@ -168,7 +172,6 @@ def _watched(run: Run, config: Config, missing: list[int]) -> Iterator[tuple[int
         config.actors != 0,
         config.gpus_per_actor > 0,
     )
-    numbers = cluster.RunMetrics(record.source, record.run_id)
     run.beat(done)
     beaten, waiting = time.monotonic(), len(missing)
     with Counting(f"Scoring {record.source} {record.name}", record.images, done) as progress:

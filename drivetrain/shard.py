@@ -14,7 +14,7 @@ import numpy as np
 import pyarrow as pa
 
 from drivetrain.config import Options
-from drivetrain.errors import ImageError
+from drivetrain.errors import ImageError, StoreError
 from drivetrain.export import LearnerInfo
 from drivetrain.layout import Layout
 from drivetrain.learner import Predictions, open_learner
@@ -112,7 +112,7 @@ def fetch(store: Store, image: dict[str, Any]) -> Fetched:
         return Fetched(b"", False, ImageError("vanished", f"{type(error).__name__}: it was there when listed"))
     except PermissionError as error:
         return Fetched(b"", False, ImageError("denied", f"{type(error).__name__}: {error}"[:300]))
-    except OSError as error:
+    except (OSError, StoreError) as error:
         return Fetched(b"", False, ImageError("unreachable", f"{type(error).__name__}: {error}"[:300]))
     if image["size"] is not None and len(data) != image["size"]:
         text = f"listed with {image['size']} bytes, read {len(data)}"

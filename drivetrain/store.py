@@ -22,6 +22,7 @@ from typing import IO, Any
 import fsspec
 import pyarrow as pa
 import pyarrow.parquet as pq
+from botocore.exceptions import BotoCoreError, NoCredentialsError, PartialCredentialsError
 
 from drivetrain.config import Options
 from drivetrain.errors import StoreError
@@ -52,7 +53,10 @@ class Store:
             fs = fsspec.filesystem(protocol, **options)
         except (ValueError, ImportError, TypeError) as error:
             raise StoreError(f"No way to read {uri}: {error}") from error
-        return fs, fs._strip_protocol(uri)
+        path = fs._strip_protocol(uri)
+        if protocol in ("s3", "s3a") and "?versionId=" in path:
+            raise StoreError(f"s3fs would read another object than {uri}: rename it, its key must not hold ?versionId=")
+        return fs, path
 
     def normalise(self, uri: str) -> str:
         """The uri as drivetrain stores it: absolute, without a slash at its end."""
@@ -67,13 +71,17 @@ class Store:
     def read(self, uri: str) -> bytes:
         """All bytes of an object. Raises FileNotFoundError, PermissionError, or OSError as the store has it."""
         fs, path = self._fs(uri)
-        data: bytes = fs.cat_file(path)
+        with _os_errors():
+            data: bytes = fs.cat_file(path)
         return data
 
     def exists(self, uri: str) -> bool:
         """Whether there is such an object."""
         fs, path = self._fs(uri)
-        return bool(fs.isfile(path))
+        # Not fs.isfile: it takes every error for a no.
+        with suppress(FileNotFoundError, NotADirectoryError), _os_errors():
+            return bool(fs.info(path)["type"] == "file")
+        return False
 
     def create(self, uri: str, data: bytes) -> bool:
         """Create the object unless it exists; True if it now holds exactly ``data``, whoever wrote it.
@@ -85,9 +93,10 @@ class Store:
             if self.is_local(uri):
                 return self._link(uri, data)
             fs, path = self._fs(uri)
-            if "s3" not in fs.protocol and fs.exists(path):
-                return bool(fs.cat_file(path) == data)
-            fs.pipe_file(path, data, mode="create")
+            with _os_errors():
+                if "s3" not in fs.protocol and fs.exists(path):
+                    return bool(fs.cat_file(path) == data)
+                fs.pipe_file(path, data, mode="create")
             return True
         except OSError as error:
             try:
@@ -108,7 +117,12 @@ class Store:
 
     def _temporary(self, uri: str, data: bytes) -> str:
         # In the folder above: a glob over the folder itself must never meet a file that is half there.
-        path = os.path.join(os.path.dirname(os.path.dirname(uri)), f".{uuid.uuid4().hex}.tmp")
+        # But a volume's top folder has nothing above it on the same disk.
+        folder = os.path.dirname(uri)
+        above = os.path.dirname(folder)
+        if os.stat(above).st_dev != os.stat(folder).st_dev or not os.access(above, os.W_OK):
+            above = folder
+        path = os.path.join(above, f".{uuid.uuid4().hex}.tmp")
         with open(path, "xb") as file:
             file.write(data)
             file.flush()
@@ -123,17 +137,37 @@ class Store:
                 os.replace(self._temporary(uri, data), uri)
             else:
                 fs, path = self._fs(uri)
-                fs.pipe_file(path, data)
+                with _os_errors():
+                    fs.pipe_file(path, data)
         except OSError as error:
             raise StoreError(f"Could not write {uri}: {error}") from error
 
     def names(self, folder: str) -> list[str]:
         """The names directly inside a folder, sorted; empty if there is no such folder."""
         fs, path = self._fs(folder)
-        with suppress(FileNotFoundError, NotADirectoryError):
-            found = (entry.rstrip("/").rsplit("/", 1)[-1] for entry in fs.ls(path, detail=False))
-            return sorted(name for name in found if name and not name.startswith("."))
-        return []
+        try:
+            with _os_errors():
+                # The folder's own name among them: an empty object that a store's console made for it.
+                found = (entry.rstrip("/") for entry in fs.ls(path, detail=False) if entry.rstrip("/") != path)
+                names = (entry.rsplit("/", 1)[-1] for entry in found)
+                return sorted(name for name in names if name and not name.startswith("."))
+        except (FileNotFoundError, NotADirectoryError):
+            self._need_bucket(folder)
+            return []
+        except OSError as error:
+            raise StoreError(f"Could not list {folder}: {error}") from error
+
+    def _need_bucket(self, uri: str) -> None:
+        """Nothing there is an answer; no bucket there is a mistake. Raises StoreError."""
+        fs, path = self._fs(uri)
+        bucket = path.split("/", 1)[0]
+        if "s3" not in fs.protocol:
+            return
+        try:
+            with _os_errors():
+                fs.call_s3("list_objects_v2", Bucket=bucket, MaxKeys=1)
+        except OSError as error:
+            raise StoreError(f"Could not list {uri}: bucket {bucket}: {error}") from error
 
     def find(self, prefix: str) -> Iterator[ObjectInfo]:
         """Every object below a prefix, in the order of their keys.
@@ -144,12 +178,14 @@ class Store:
         if self.is_local(prefix) and os.path.isfile(path):
             raise StoreError(f"Expected a folder of images, found a file: {prefix}")
         try:
-            entries: Mapping[str, Mapping[str, Any]] = fs.find(path, detail=True)
+            with _os_errors():
+                entries: Mapping[str, Mapping[str, Any]] = fs.find(path, detail=True)
         except FileNotFoundError:
+            self._need_bucket(prefix)
             return
         except OSError as error:
             raise StoreError(f"Could not list {prefix}: {error}") from error
-        for name in sorted(entries):
+        for name in sorted(name for name in entries if not name.endswith("/")):  # a console's empty folder
             yield _info(prefix, name, entries[name])
 
     @contextmanager
@@ -182,6 +218,17 @@ def _info(prefix: str, name: str, entry: Mapping[str, Any]) -> ObjectInfo:
         return ObjectInfo(name, size, f"{int(float(when or 0) * 1e9)}-{size}", mtime)
     etag = entry.get("ETag") or entry.get("etag") or entry.get("md5Hash") or (str(mtime) if mtime else "")
     return ObjectInfo(f"{prefix.split('://', 1)[0]}://{name.lstrip('/')}", size, str(etag).strip('"'), mtime)
+
+
+@contextmanager
+def _os_errors() -> Iterator[None]:
+    """botocore's own errors (no connection, no credentials) are no OSErrors; callers know only these."""
+    try:
+        yield
+    except (NoCredentialsError, PartialCredentialsError) as error:
+        raise PermissionError(str(error)) from error
+    except BotoCoreError as error:
+        raise ConnectionError(str(error)) from error
 
 
 def _sync_folder(folder: str) -> None:
