@@ -83,7 +83,9 @@ def compare(old_id: str, new_id: str, old: pa.Table, new: pa.Table) -> Compariso
 
 def _joined(old: pa.Table, new: pa.Table) -> pa.Table:
     right = new.rename_columns([name if name == "uri" else f"{name}_new" for name in new.column_names])
-    left, right = (table.append_column(f"row_{i}", pa.array(range(len(table)))) for i, table in enumerate((old, right)))
+    left, right = (
+        table.append_column(f"row_{i}", pa.array(range(len(table)), pa.int64())) for i, table in enumerate((old, right))
+    )
     places = left.select(["uri", "row_0"]).join(right.select(["uri", "row_1"]), "uri", join_type="inner")
     places = places.sort_by("row_0")
     taken_old, taken_new = old.take(places["row_0"]), right.take(places["row_1"])

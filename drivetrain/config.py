@@ -20,7 +20,9 @@ from drivetrain.errors import SettingError
 
 Options = dict[str, dict[str, str | int | float | bool]]
 
-_SECRET_KEY = re.compile(r"secret|password|passwd|token|credential|account_key|sas|^key$|access_key", re.IGNORECASE)
+_SECRET_KEY = re.compile(
+    r"secret|password|passwd|token|credential|connection_string|account_key|sas|^key$|access_key", re.IGNORECASE
+)
 _SECRET_QUERY = re.compile(r"[?&](X-Amz-Signature|Signature|sig|token|sv)=", re.IGNORECASE)
 _NIGHT = re.compile(r"\{night(?::[^}]*)?\}")
 
@@ -32,7 +34,7 @@ def _key(default: Any, text: str, example: str) -> Any:
 class Config(BaseModel):
     """Every setting of drivetrain. Keys of the TOML file and flags bear the same names (flags with hyphens)."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
 
     root: str | None = _key(None, "Folder or bucket prefix that drivetrain writes to.", "s3://my-bucket/drivetrain")
     learner: str | None = _key(None, "The export.pkl that learn.export() wrote.", "s3://my-bucket/models/export.pkl")
@@ -85,11 +87,16 @@ class Config(BaseModel):
     def _no_secret_in_uri(cls, uri: str | None) -> str | None:
         if uri is None:
             return None
-        if "://" in uri and ("@" in urlsplit(uri).netloc or _SECRET_QUERY.search(uri)):
+        if _carries_secret(uri):
             raise ValueError("a uri that carries a secret is refused: put credentials into the environment")
         if not uri.strip():
             raise ValueError("is empty")
         return uri
+
+    @field_validator("trust", mode="before")
+    @classmethod
+    def _one_hash(cls, hashes: Any) -> Any:
+        return (hashes,) if isinstance(hashes, str) else hashes
 
     @field_validator("trust")
     @classmethod
@@ -103,8 +110,8 @@ class Config(BaseModel):
     @classmethod
     def _no_secret_in_storage(cls, storage: Options) -> Options:
         for protocol, options in storage.items():
-            for key in options:
-                if _SECRET_KEY.search(key):
+            for key, value in options.items():
+                if _SECRET_KEY.search(key) or _carries_secret(str(value)):
                     raise ValueError(
                         f"{protocol}.{key} looks like a secret, which a config must not hold: "
                         "use AWS_ACCESS_KEY_ID and the like, or an instance profile"
@@ -204,6 +211,10 @@ class Config(BaseModel):
             ) from error
 
 
+def _carries_secret(uri: str) -> bool:
+    return "://" in uri and ("@" in urlsplit(uri).netloc or bool(_SECRET_QUERY.search(uri)))
+
+
 def nearest(word: str, known: Mapping[str, Any]) -> str:
     """A sentence that names the known word nearest to one that is not known."""
     close = difflib.get_close_matches(word, known, n=1, cutoff=0.5)
@@ -216,7 +227,9 @@ def parse_storage(pairs: tuple[str, ...]) -> Options | None:
     for pair in pairs:
         match = re.fullmatch(r"([a-z0-9]+)\.([a-z_]+)=(.*)", pair)
         if not match:
-            raise SettingError(f"--storage {pair!r}: expected PROTOCOL.OPTION=VALUE, e.g. s3.endpoint_url=http://…")
+            # Without the value, which may be a secret.
+            given = pair.split("=", 1)[0]
+            raise SettingError(f"--storage {given}…: expected PROTOCOL.OPTION=VALUE, e.g. s3.endpoint_url=http://…")
         protocol, key, value = match.groups()
         options.setdefault(protocol, {})[key] = {"true": True, "false": False}.get(value, value)
     return options or None

@@ -89,8 +89,7 @@ def records(store: Store, layout: Layout, source: str, kind: str, name: str) -> 
         if model_id == "plan.json" or model_id.startswith("manifest-"):
             continue
         for number in store.names(plan.model(model_id)):
-            record = plan.record(model_id, int(number))
-            if number.isdigit() and store.exists(record.verdict):
+            if number.isdigit() and store.exists((record := plan.record(model_id, int(number))).verdict):
                 yield model_id, record
 
 
@@ -167,7 +166,7 @@ def _night(store: Store, layout: Layout, source: str, name: str) -> Night:
         if (found := from_json(store, record.verdict))
     ]
     if done:
-        _, record, found = max(done, key=lambda each: each[0])
+        _, record, found = max(done, key=lambda each: (each[0], record_number(each[1])))
         numbers = found["numbers"]
         return Night(
             source,
@@ -188,8 +187,9 @@ def _night(store: Store, layout: Layout, source: str, name: str) -> Night:
 
 def _state(store: Store, layout: Layout, source: str, name: str) -> str:
     """Whether an unfinished night's run still beats."""
+    states = set()
     for run_id in store.names(layout.runs):
         if run_id.startswith(f"{source}-{name}-") and (status := from_json(store, layout.run(run_id).status)):
             silent = datetime.now(UTC) - datetime.fromisoformat(status["at"])
-            return "running" if silent < timedelta(minutes=SILENT_MINUTES) else "dead"
-    return "planned"
+            states.add("running" if silent < timedelta(minutes=SILENT_MINUTES) else "dead")
+    return max(states, default="planned")

@@ -8,7 +8,7 @@ nights held against those alarm without drift.
 import csv
 import io
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -169,6 +169,8 @@ def read_labels(text: str, where: str) -> dict[str, Label]:
     truth = {"true": True, "1": True, "1.0": True, "false": False, "0": False, "0.0": False}
     labels: dict[str, Label] = {}
     for number, row in enumerate(reader, start=2):
+        if None in row.values():
+            raise SettingError(f"{where}, line {number}: expected {len(row)} columns, found fewer.")
         valid = truth.get((row["is_valid"] or "").strip().lower())
         if valid is None:
             raise SettingError(f"{where}, line {number}: is_valid is {row['is_valid']!r}; expected True or False.")
@@ -177,19 +179,16 @@ def read_labels(text: str, where: str) -> dict[str, Label]:
 
 
 def match_labels(labels: dict[str, Label], uris: Sequence[str], where: str) -> dict[str, Label]:
-    """Find each image's label: by its uri, else by the longest end of its path that only one fname shares.
+    """Find each image's label: by its uri, else by the longest end of its path that one fname alone and it share.
 
     Training machines name their files otherwise than the bucket does, so only ends of paths are compared. Images that
     no fname fits are marked unknown. Raises SettingError when none fits.
     """
-    tails = {depth: _by_tail(labels, depth) for depth in range(1, DEEPEST_TAIL + 1)}
-    matched: dict[str, Label] = {}
-    for uri in uris:
-        found = labels.get(uri)
-        for depth in range(DEEPEST_TAIL, 0, -1):
-            found = found or tails[depth].get(_tail(uri, depth))
-        if found:
-            matched[uri] = found
+    matched = {uri: labels[uri] for uri in uris if uri in labels}
+    for depth in range(DEEPEST_TAIL, 0, -1):
+        fnames, images = _by_tail(labels, depth), _by_tail(uris, depth)
+        for tail in fnames.keys() & images.keys():
+            matched.setdefault(images[tail], labels[fnames[tail]])
     if not matched:
         example = next(iter(labels), "(no line)")
         raise SettingError(
@@ -204,6 +203,8 @@ def _tail(path: str, depth: int) -> str:
     return "/".join(path.replace("\\", "/").split("/")[-depth:])
 
 
-def _by_tail(labels: dict[str, Label], depth: int) -> dict[str, Label]:
-    seen = Counter(_tail(name, depth) for name in labels)
-    return {_tail(name, depth): label for name, label in labels.items() if seen[_tail(name, depth)] == 1}
+def _by_tail(paths: Iterable[str], depth: int) -> dict[str, str]:
+    """Paths by their end, without ends that several share."""
+    ends = [(_tail(path, depth), path) for path in paths]
+    seen = Counter(end for end, _ in ends)
+    return {end: path for end, path in ends if seen[end] == 1}

@@ -143,7 +143,10 @@ class Run:
             with self.store.open(self.paths.part(shard)) as file:
                 footer = pq.read_metadata(file)
                 about = json.loads(footer.metadata[FOOTER])
-        except (pa.ArrowInvalid, KeyError, ValueError) as error:
+        except (OSError, KeyError, ValueError) as error:
+            # An OSError with a number is the store's; Parquet's own have none.
+            if isinstance(error, OSError) and error.errno is not None:
+                raise
             raise RunError(
                 f"{self.paths.part(shard)} is damaged: {error}. Delete it and run the same command."
             ) from error
