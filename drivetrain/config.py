@@ -93,6 +93,13 @@ class Config(BaseModel):
             raise ValueError("is empty")
         return uri
 
+    @field_validator("images")
+    @classmethod
+    def _night_template(cls, images: str | None) -> str | None:
+        if images and "{night" in _NIGHT.sub("", images):
+            raise ValueError("has a {night… that is no template; expected e.g. {night:%Y/%m/%d} or {night}")
+        return images
+
     @field_validator("trust", mode="before")
     @classmethod
     def _one_hash(cls, hashes: Any) -> Any:
@@ -122,7 +129,9 @@ class Config(BaseModel):
     @classmethod
     def _plain_name(cls, value: str | None) -> str | None:
         if value is not None and not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}", value):
-            raise ValueError("must be 1 to 64 letters, digits, dots, hyphens or underscores, and start with a letter")
+            raise ValueError(
+                "must be 1 to 64 letters, digits, dots, hyphens or underscores, and start with a letter or digit"
+            )
         return value
 
     @field_validator("max_failed", "alpha", "effect_floor")
@@ -135,7 +144,7 @@ class Config(BaseModel):
     @field_validator("actors", "lookback", "gpus_per_actor")
     @classmethod
     def _not_negative(cls, value: float | None) -> float | None:
-        if value is not None and value < 0:
+        if value is not None and not 0 <= value < float("inf"):
             raise ValueError(f"must be 0 or more, found {value}")
         return value
 
@@ -205,7 +214,7 @@ class Config(BaseModel):
         (images,) = self.need("images")
         try:
             return images.format(night=night) if self.dated else images
-        except (KeyError, ValueError, IndexError) as error:
+        except (KeyError, ValueError, IndexError, AttributeError) as error:
             raise SettingError(
                 f"images = {images!r} can't be filled in for {night}: {error}. Expected e.g. …/{{night:%Y/%m/%d}}"
             ) from error

@@ -33,6 +33,8 @@ MAX_CURRENT = 1000
 # Splits that play a night much larger than a fifth of the reference make thresholds that alarm falsely.
 REFERENCE_PER_IMAGE = 5
 MAX_COLUMNS = 100
+# More splits than that fill memory; the verdict says when they are too few for an alpha.
+MIN_SPLITS, MAX_SPLITS = 1000, 10_000
 
 
 @dataclass(frozen=True)
@@ -71,7 +73,7 @@ class Statistic:
     null: tuple[float, ...] = field(repr=False, default=())
 
     def record(self) -> dict[str, Any]:
-        """As JSON, the null as 40 quantiles."""
+        """As JSON, the null as 41 quantiles from its least to its largest value."""
         quantiles = [float(q) for q in np.quantile(self.null, np.linspace(0, 1, 41))] if self.null else []
         return asdict(self) | {"null": quantiles}
 
@@ -119,7 +121,7 @@ def measure(reference: Scores, current: Scores, *, classes: int, alpha: float, s
     m = len(held)
     n = tested_size(m, len(current))
     tested = current.take(rng.permutation(len(current))[:n])
-    splits = max(1000, int(np.ceil(10 / alpha))) if alpha > 0 else 1000
+    splits = min(MAX_SPLITS, max(MIN_SPLITS, int(np.ceil(10 / alpha)))) if alpha > 0 else MIN_SPLITS
     inside = split_matrix(m, n, splits, rng)
     statistics = _statistics(held, tested, inside, classes, alpha, seed)
     combined = _combined(statistics, alpha)

@@ -193,9 +193,7 @@ def write_manifest(store: Store, folder: str, manifest: pa.Table, shards: int) -
 def read_shard(store: Store, folder: str, shard: int) -> pa.Table:
     """The manifest's rows of one shard."""
     with store.open(f"{folder}/{shard // MANIFEST_FILE_SHARDS:05d}.parquet") as file:
-        parquet = pq.ParquetFile(file)
-        # A manifest without any image has one shard of no rows, for which Parquet writes no row group.
-        return parquet.read_row_group(shard % MANIFEST_FILE_SHARDS) if parquet.num_row_groups else parquet.read()
+        return pq.ParquetFile(file).read_row_group(shard % MANIFEST_FILE_SHARDS)
 
 
 def read_manifest(store: Store, folder: str, columns: list[str] | None = None) -> pa.Table:

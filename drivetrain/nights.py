@@ -21,7 +21,7 @@ SILENT_MINUTES = 5
 
 
 def plan_night(store: Store, layout: Layout, config: Config) -> Plan:
-    """The plan of the config's night: found, or made from what is new since the nights that are done."""
+    """The plan of the config's night: found, or made from what no other night has planned."""
     night, source = config.the_night(), config.the_source()
     prefix = store.normalise(config.images_of(night))
     if plan := find_plan(store, layout, source, "night", night.isoformat()):
@@ -30,9 +30,11 @@ def plan_night(store: Store, layout: Layout, config: Config) -> Plan:
     images = listing.images if config.dated else _until(listing, night)
     late: tuple[ObjectInfo, ...] = ()
     if config.dated:
-        days = [night - timedelta(days=back) for back in range(1, config.lookback + 1)]
+        back = [night - timedelta(days=days) for days in range(1, config.lookback + 1)]
+        # A day that was never planned has no late arrivals: its own night, caught up later, scores its images.
+        planned = [day for day in back if find_plan(store, layout, source, "night", day.isoformat())]
         late = tuple(
-            image for day in days for image in list_images(store, store.normalise(config.images_of(day))).images
+            image for day in planned for image in list_images(store, store.normalise(config.images_of(day))).images
         )
     seen = _seen(store, layout, source, night, config.lookback if config.dated else None)
     late = tuple(image for image in late if (image.uri, image.etag) not in seen)
@@ -61,14 +63,17 @@ def _until(listing: Listing, night: date) -> tuple[ObjectInfo, ...]:
 
 
 def _seen(store: Store, layout: Layout, source: str, night: date, window: int | None) -> set[tuple[str, str]]:
-    """The images of the source's committed nights; of a dated prefix only nights near enough to hold the same ones."""
+    """The images in the source's other plans; of a dated prefix only those near enough to hold the same ones.
+
+    A plan that is not done counts as well: resuming it scores its images, and no second night may.
+    """
     seen: set[tuple[str, str]] = set()
     for name in store.names(layout.nights(source)):
         away = abs((_day(name) - night).days)
         if away == 0 or (window is not None and away > window):
             continue
         plan = find_plan(store, layout, source, "night", name)
-        if plan is None or not any(True for _ in records(store, layout, source, "night", name)):
+        if plan is None:
             continue
         manifest = read_manifest(store, plan.paths(layout).manifest(plan.digest), ["uri", "etag"])
         seen.update(zip(manifest["uri"].to_pylist(), manifest["etag"].to_pylist(), strict=True))

@@ -143,9 +143,9 @@ class Run:
             with self.store.open(self.paths.part(shard)) as file:
                 footer = pq.read_metadata(file)
                 about = json.loads(footer.metadata[FOOTER])
-        except (OSError, KeyError, ValueError) as error:
-            # An OSError with a number is the store's; Parquet's own have none.
-            if isinstance(error, OSError) and error.errno is not None:
+        except (OSError, KeyError, ValueError, TypeError) as error:
+            # pyarrow tells of a broken footer by an OSError; every other one is the store's, and no reason to delete.
+            if isinstance(error, OSError) and "thrift" not in str(error):
                 raise
             raise RunError(
                 f"{self.paths.part(shard)} is damaged: {error}. Delete it and run the same command."
@@ -204,18 +204,21 @@ class Run:
     ) -> pa.Table:
         """The rows of a committed run, some columns only, sorted as the manifest is.
 
-        With ``most``, about that many of the rows with status ok (and the values of ``only``), drawn evenly over all
-        parts with a seed: memory stays bounded for a run of any size. Raises RunError if the run is not committed.
+        With ``only`` or ``most``, the rows with status ok and the values of ``only``; of them about ``most``, drawn
+        evenly over all parts with a seed: memory stays bounded for a run of any size.
+        Raises RunError if the run is not committed.
         """
         commit = self.committed()
         if commit is None:
             raise RunError(f"The run {self.record.run_id} is not committed yet; run its command again to finish it.")
         parts = [f"{self.paths.parts}/{name}" for name in sorted(commit.parts)]
-        if most is None:
+        if most is None and only is None:
             return pa.concat_tables([self.store.read_table(part, list(columns)) for part in parts])
         wanted = {"status": "ok", **(only or {})}
         chosen = [_equal(self.store.read_table(part, list(wanted)), wanted) for part in parts]
-        share = min(1.0, most / max(1, sum(int(each.sum()) for each in chosen)))
+        found = sum(int(each.sum()) for each in chosen)
+        most = found if most is None else most
+        share = min(1.0, most / max(1, found))
         tables = []
         for number, (part, mask) in enumerate(zip(parts, chosen, strict=True)):
             drawn = mask & (np.random.default_rng([seed, number]).random(len(mask)) < share)

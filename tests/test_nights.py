@@ -126,10 +126,14 @@ def test_an_image_that_was_written_over_is_new(layout: Layout, incoming: Path) -
     assert keys(layout, planned(layout, str(incoming), NIGHT + timedelta(days=1))) == ["a.jpg"]
 
 
-def test_the_images_of_a_night_that_was_never_closed_are_still_new(layout: Layout, incoming: Path) -> None:
+def test_no_image_is_in_the_plans_of_two_nights_also_when_the_first_is_resumed_later(
+    layout: Layout, incoming: Path
+) -> None:
     arrives(incoming, "a.jpg")
-    planned(layout, str(incoming))
-    assert keys(layout, planned(layout, str(incoming), NIGHT + timedelta(days=1))) == ["a.jpg"]
+    first = planned(layout, str(incoming))
+    arrives(incoming, "b.jpg")
+    assert keys(layout, planned(layout, str(incoming), NIGHT + timedelta(days=1))) == ["b.jpg"]
+    assert planned(layout, str(incoming)) == first
 
 
 def test_a_night_without_a_new_image_is_a_plan_and_is_said(
