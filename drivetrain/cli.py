@@ -97,7 +97,9 @@ def _summary(result: dict[str, Any]) -> list[str]:
     if "rows" in result:
         lines.append(f"{result['rows']:,} images, {result['failed']:,} failed; rows in {result['parts']}")
     if result.get("too_many_failed"):
-        lines.append(f"Too many images failed: {result['reasons']}. Raise --max-failed if that is expected.")
+        lines.append(
+            f"Too many images failed: {result['reasons']}. If that is usual, raise --max-failed for the next run."
+        )
     if "verdict" in result:
         lines += [f"Verdict: {result['verdict']}. {result['sentence']}", f"Lever to pull: {result['lever']}"]
         lines.append(f"Report: {result['report']}")

@@ -11,6 +11,7 @@ A conditional put whose reply was lost comes back as "exists already" on one's o
 the object is read back and compared.
 """
 
+import mimetypes
 import os
 import uuid
 from collections.abc import Iterator, Mapping
@@ -96,7 +97,7 @@ class Store:
             with _os_errors():
                 if "s3" not in fs.protocol and fs.exists(path):
                     return bool(fs.cat_file(path) == data)
-                fs.pipe_file(path, data, mode="create")
+                fs.pipe_file(path, data, mode="create", **_content_type(fs, uri))
             return True
         except OSError as error:
             try:
@@ -138,7 +139,7 @@ class Store:
             else:
                 fs, path = self._fs(uri)
                 with _os_errors():
-                    fs.pipe_file(path, data)
+                    fs.pipe_file(path, data, **_content_type(fs, uri))
         except OSError as error:
             raise StoreError(f"Could not write {uri}: {error}") from error
 
@@ -229,6 +230,12 @@ def _os_errors() -> Iterator[None]:
         raise PermissionError(str(error)) from error
     except BotoCoreError as error:
         raise ConnectionError(str(error)) from error
+
+
+def _content_type(fs: Any, uri: str) -> dict[str, str]:
+    """What S3 must be told for a browser to show a page instead of saving it."""
+    kind = mimetypes.guess_type(uri)[0] if "s3" in fs.protocol else None
+    return {"ContentType": kind} if kind else {}
 
 
 def _sync_folder(folder: str) -> None:

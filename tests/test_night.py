@@ -1,6 +1,11 @@
 """A night from end to end on a real S3 server with real Ray actors: reference, nights, drift, rescore, pages."""
 
 import json
+import os
+import signal
+import subprocess
+import sys
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, date, datetime
 from pathlib import Path
@@ -11,7 +16,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from fastai.vision.all import Learner
-from servers import S3Server
+from servers import S3Server, answers, fetch, free_ports, poll
 
 from drivetrain import Config, build_reference, compare_runs, list_nights, measure_drift, rescore_run, run_night
 from drivetrain.cluster import connected
@@ -159,6 +164,32 @@ def test_measuring_with_other_settings_makes_a_new_record_and_keeps_the_old(worl
     assert len(snapshots) == 3, "the new measurement replaces the old point of the dashboard"
 
 
+def test_a_browser_shows_the_pages_from_the_bucket(world: World, s3: S3Server) -> None:
+    """Without a content type it would save them."""
+    for page in (world.nights[SECOND]["report"], f"{world.layout.site}/index.html"):
+        assert s3.client().info(page)["ContentType"] == "text/html"
+
+
+def is_up(url: str) -> bool:
+    with suppress(OSError):
+        return answers(url)
+    return False
+
+
+def test_ui_serves_the_workspace_from_the_bucket(world: World, s3: S3Server) -> None:
+    (port,) = free_ports(1)
+    command = [sys.executable, "-m", "drivetrain.cli", "ui", "--root", world.layout.root, "--port", str(port)]
+    command += ["--storage", f"s3.endpoint_url={s3.endpoint}"]
+    process = subprocess.Popen(command, start_new_session=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        poll(lambda: is_up(f"http://127.0.0.1:{port}/api/projects"), "the dashboard answers", 120)
+        (project,) = json.loads(fetch(f"http://127.0.0.1:{port}/api/projects"))
+        assert project["name"] == "drivetrain: digits"
+    finally:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+
+
 def test_rescore_and_compare(world: World) -> None:
     run_id = world.nights[FIRST]["run_id"]
     changed = world.config.model_copy(update={"learner": world.new_learner.path, "run": run_id, "actors": 0})
@@ -207,3 +238,25 @@ def test_a_source_without_reference_is_unknown_and_says_what_to_build(world: Wor
     result = run_night(config.model_copy(update={"night": datetime.now(UTC).date()}))
     assert (result["rows"], result["verdict"]) == (120, "unknown")
     assert "no reference" in result["sentence"] and "drivetrain reference" in result["lever"]
+
+
+@pytest.mark.parametrize("kind", ["multi_label", "regression"])
+def test_a_night_of_other_learners(kind: str, tmp_path: Path) -> None:
+    """No label and no confidence, or several labels: the statistics, the verdict and the page do without."""
+    train = learners.write_photos(tmp_path / "train", 260, seed=1)
+    learners.write_photos(tmp_path / "in" / "2026-11-20", 60, seed=2)
+    learners.write_photos(tmp_path / "in" / "2026-11-21", 60, seed=3, dark=True)
+    make = {"multi_label": learners.multi_label_learner, "regression": learners.regression_learner}[kind]
+    exported = learners.exported(make(train), tmp_path / "export.pkl")
+    (tmp_path / "labels.csv").write_text("fname,is_valid\n" + "".join(f"{path},1\n" for path in train))
+    config = Config(
+        root=str(tmp_path / "root"), learner=exported.path, trust=(exported.sha256,), actors=0, source=kind,
+        images=str(tmp_path / "in" / "{night}"), labels=str(tmp_path / "labels.csv"), min_images=50,
+    )  # fmt: skip
+    build_reference(config.model_copy(update={"images": str(tmp_path / "train")}))
+    same, dark = (run_night(config.model_copy(update={"night": night})) for night in (FIRST, SECOND))
+    assert (same["verdict"], dark["verdict"]) == ("ok", "drift")
+    names = [
+        each["name"] for each in json.loads(Path(dark["report"]).with_name("drift.json").read_text())["statistics"]
+    ]
+    assert names == ["combined", "mmd", "bbsd", *(["confidence", "labels"] if kind == "multi_label" else [])]
