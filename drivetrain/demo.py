@@ -118,7 +118,7 @@ def write_config(store: Store, base: str, name: str, learn: Any, labels: str, op
     lines = [f"{key} = {json.dumps(value)}" for key, value in keys.items()]
     for protocol, settings in options.items():
         lines += [f"[storage.{protocol}]", *(f"{key} = {json.dumps(value)}" for key, value in settings.items())]
-    beside = Path(base) if store.is_local(base) else Path(base.rsplit("/", 1)[-1])
+    beside = Path(base) if store.is_local(base) else Path("demo") / base.rsplit("/", 1)[-1]
     beside.mkdir(parents=True, exist_ok=True)
     config = beside / f"{name}.toml"
     config.write_text("\n".join(lines) + "\n")
