@@ -117,6 +117,12 @@ def _guarded(work: Callable[[], int]) -> None:
     except DrivetrainError as error:
         click.echo(f"Error: {error}", err=True)
         code = error.exit_code
+    except OSError as error:
+        click.echo(f"Error: the store refused ({type(error).__name__}): {error}", err=True)
+        if isinstance(error, PermissionError):
+            click.echo("Credentials come from the environment (AWS_ACCESS_KEY_ID and the like) or the node.", err=True)
+        click.echo("What is finished is kept; the same command goes on.", err=True)
+        code = 1
     except KeyboardInterrupt:
         click.echo("Stopped. What is finished is kept; the same command goes on.", err=True)
         code = 1

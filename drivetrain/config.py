@@ -252,5 +252,11 @@ def _plain(error: ValidationError, values: Mapping[str, Any], where: str) -> str
             lines.append(f"Unknown key {key!r}. {nearest(key, Config.model_fields)}")
             continue
         said = problem["msg"].removeprefix("Value error, ")
-        lines.append(f"{key}{where}: {said[0].lower() + said[1:]}")
+        example = _example_of(str(problem["loc"][0])) if problem["type"] != "value_error" else ""
+        lines.append(f"{key}{where}: {said[0].lower() + said[1:]}{example}")
     return "\n".join(lines)
+
+
+def _example_of(key: str) -> str:
+    field = Config.model_fields.get(key)
+    return f"; expected e.g. {field.examples[0]}" if field and field.examples and field.examples[0] else ""

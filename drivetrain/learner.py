@@ -195,6 +195,10 @@ def _unpickle(data: bytes) -> Learner:
                 ) from error
             raise
         except AttributeError as error:
+            if "no attribute 'dls'" in str(error):
+                raise LearnerError(
+                    f"Expected a fastai Learner: {error}. Export it with learn.export(), not torch.save()."
+                ) from error
             raise LearnerError(
                 f"The export names code that is not here: {error.args[0]}\n"
                 "Export again with fastai 2.8 (learn.export() takes such functions along), or label by folder or regex."

@@ -67,7 +67,9 @@ def build_reference(config: Config) -> dict[str, Any]:
     prefix = store.normalise(config.images_of(config.the_night()))
     listing = list_images(store, prefix)
     if not listing.images:
-        raise SettingError(f"No image below {prefix}. Skipped, by suffix: {listing.skipped or 'nothing'}.")
+        raise SettingError(
+            f"No image below {prefix}. Is the prefix right? Passed over: {listing.skipped or 'nothing'}."
+        )
     labels = _labels(store, config, prefix, listing.images, info.vocab)
     manifest = frozen_table(listing.images, labels)
     plan = freeze(

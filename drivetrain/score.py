@@ -50,7 +50,9 @@ def score_images(config: Config) -> dict[str, Any]:
     if plan is None:
         listing = list_images(store, prefix)
         if not listing.images:
-            raise SettingError(f"No image below {prefix}. Skipped, by suffix: {listing.skipped or 'nothing'}.")
+            raise SettingError(
+                f"No image below {prefix}. Is the prefix right? Passed over: {listing.skipped or 'nothing'}."
+            )
         plan = freeze(
             store,
             layout,

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import learners
 import pytest
+from servers import free_ports
 
 from drivetrain.cli import main
 from drivetrain.config import Config
@@ -64,6 +65,21 @@ def test_an_untrusted_learner_is_exit_code_2_and_shows_what_to_add(tmp_path: Pat
         "score", "--root", str(tmp_path / "root"), "--learner", str(tmp_path / "export.pkl"), "--images", str(tmp_path)
     )
     assert done.returncode == 2 and "--trust " in done.stderr and "Traceback" not in done.stderr
+
+
+def test_a_store_out_of_reach_is_a_plain_line_and_exit_code_1() -> None:
+    (port,) = free_ports(1)
+    words = ["nights", "--root", "s3://bucket/root", "--storage", f"s3.endpoint_url=http://127.0.0.1:{port}"]
+    without = {"AWS_ACCESS_KEY_ID": "", "AWS_SECRET_ACCESS_KEY": "", "AWS_EC2_METADATA_DISABLED": "true"}
+    done = drivetrain(*words, env={**without, "AWS_SHARED_CREDENTIALS_FILE": os.devnull})
+    assert done.returncode == 1 and "Traceback" not in done.stderr and "Credentials come from" in done.stderr
+    done = drivetrain(*words, env={"AWS_ACCESS_KEY_ID": "k", "AWS_SECRET_ACCESS_KEY": "s"})
+    assert done.returncode == 1 and "Traceback" not in done.stderr and "the store refused" in done.stderr
+
+
+def test_a_date_of_another_form_says_what_is_expected() -> None:
+    done = drivetrain("nightly", "--night", "23-11-2026")
+    assert done.returncode == 2 and "expected e.g. 2026-11-23" in done.stderr
 
 
 def test_importing_the_package_loads_nothing_heavy() -> None:
