@@ -151,47 +151,46 @@ def _publish(
     before: str | None,
 ) -> None:
     """Write a record: everything else first, verdict.json last, then the site."""
-    run, commit = measured.run, measured.commit
-    queue = review_queue(measured.rows, measured.moved, config.review_size, run.record.run_id)
+    queue = review_queue(measured.rows, measured.moved, config.review_size, measured.run.record.run_id)
     store.replace(record.review, parquet_bytes(queue))
     store.replace(record.drift, to_json(measured.drift.record() if measured.drift else {}))
-    numbers = {
-        "rows": commit.rows,
-        "failed": commit.failed,
-        "p_value": measured.drift.p_value if measured.drift else None,
-        "effect": measured.drift.effect if measured.drift else None,
-        "mean_confidence": _last(_mean_confidence(measured.reference_rows, measured.rows)),
-    }
-    about = {
-        "source": run.record.source,
-        "kind": run.record.kind,
-        "name": run.record.name,
-        "model_id": run.record.model_id,
-        "run_id": run.record.run_id,
-    }
-    page = report.Page(
-        **about,
-        verdict=measured.verdict,
-        drift=measured.drift,
-        commit=commit,
-        vocab=run.record.vocab,
-        queue=queue,
-        held_out=measured.reference.held_out if measured.reference else False,
-    )
-    snapshot = report.make(page, measured.rows, measured.reference_rows, store)
-    store.replace(record.report, snapshot.html)
-    store.replace(record.snapshot, snapshot.json)
-    made = {
-        "snapshot": report.publish(snapshot, layout.workspace, store, before),
-        "made": datetime.now(UTC).isoformat(timespec="microseconds"),
-    }
-    closed = about | measured.verdict.record() | {"numbers": numbers, "inputs": inputs} | made
-    store.create(record.verdict, to_json(closed))
+    made = report.make(_page(measured, queue), measured.rows, measured.reference_rows, store)
+    store.replace(record.report, made.html)
+    store.replace(record.snapshot, made.json)
+    snapshot = report.publish(made, layout.workspace, store, before)
+    now = datetime.now(UTC).isoformat(timespec="microseconds")
+    closed = _about(measured.run) | measured.verdict.record() | {"numbers": _numbers(measured), "inputs": inputs}
+    store.create(record.verdict, to_json(closed | {"snapshot": snapshot, "made": now}))
     site.build(store, layout)
 
 
-def _last(pair: tuple[float, float] | None) -> float | None:
-    return pair[1] if pair else None
+def _about(run: Run) -> dict[str, str]:
+    keys = ("source", "kind", "name", "model_id", "run_id")
+    return {key: getattr(run.record, key) for key in keys}
+
+
+def _page(measured: Measured, queue: pa.Table) -> report.Page:
+    return report.Page(
+        **_about(measured.run),
+        verdict=measured.verdict,
+        drift=measured.drift,
+        commit=measured.commit,
+        vocab=measured.run.record.vocab,
+        queue=queue,
+        held_out=measured.reference.held_out if measured.reference else False,
+    )
+
+
+def _numbers(measured: Measured) -> dict[str, Any]:
+    """What the table of nights shows."""
+    confidence = _mean_confidence(measured.reference_rows, measured.rows)
+    return {
+        "rows": measured.commit.rows,
+        "failed": measured.commit.failed,
+        "p_value": measured.drift.p_value if measured.drift else None,
+        "effect": measured.drift.effect if measured.drift else None,
+        "mean_confidence": confidence[1] if confidence else None,
+    }
 
 
 def _result(run: Run, record: RecordPaths, verdict: dict[str, Any]) -> dict[str, Any]:
