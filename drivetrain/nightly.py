@@ -59,7 +59,9 @@ def run_night(config: Config) -> dict[str, Any]:
     plan = plan_night(store, layout, config)
     run = begin_run(store, layout, plan, info, config)
     done = latest_record(store, layout, run)
-    if done and done[1]["run_id"] == run.record.run_id:
+    # A night judged before there was a reference is judged again once there is one.
+    judged = done is not None and (done[1]["inputs"]["reference"] or not find_reference(store, layout, run))
+    if done and judged and done[1]["run_id"] == run.record.run_id:
         say(f"Night {plan.name} of {plan.source} is done already; nothing to do.")
         return _result(run, *done)
     finish_run(run, config)
