@@ -218,7 +218,7 @@ def ui(root: str | None, storage: tuple[str, ...], config_file: str | None, port
         from drivetrain.report import serve
         from drivetrain.root import open_root
 
-        store, layout = open_root(Config.load(config_file, root=root, storage=parse_storage(storage)))
+        store, layout = open_root(Config.load(config_file, root=root, storage=parse_storage(storage)), existing=True)
         return serve(layout.workspace, port, store)
 
     _guarded(work)

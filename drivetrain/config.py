@@ -47,7 +47,9 @@ class Config(BaseModel):
         "s3://my-bucket/incoming/{night:%Y/%m/%d}",
     )
     source: str | None = _key(None, "Name of this stream of images; by default made from the prefix.", "shop")
-    name: str | None = _key(None, "score: name of the plan; by default today's date.", "backfill-2026")
+    name: str | None = _key(
+        None, "score: name of the plan; by default the night of a dated prefix, else today.", "backfill-2026"
+    )
     night: date | None = _key(None, "The UTC day to score; by default the last complete one.", "2026-11-23")
     run: str | None = _key(None, "Id of a committed run.", "shop-2026-11-23-3fa9c1d2-9b1e22aa")
     labels: str | None = _key(
@@ -96,8 +98,9 @@ class Config(BaseModel):
     @field_validator("images")
     @classmethod
     def _night_template(cls, images: str | None) -> str | None:
-        if images and "{night" in _NIGHT.sub("", images):
-            raise ValueError("has a {night… that is no template; expected e.g. {night:%Y/%m/%d} or {night}")
+        rest = _NIGHT.sub("", images or "")
+        if "{night" in rest or re.search(r"\{[^}]*%[^}]*\}", rest):
+            raise ValueError("has braces that are no template; expected e.g. {night:%Y/%m/%d} or {night}")
         return images
 
     @field_validator("trust", mode="before")

@@ -33,6 +33,8 @@ MAX_CURRENT = 1000
 # Splits that play a night much larger than a fifth of the reference make thresholds that alarm falsely.
 REFERENCE_PER_IMAGE = 5
 MAX_COLUMNS = 100
+# Below that many images on the night's side of a split, the null is too coarse to mean much.
+SMALLEST_TEST = 50
 # More splits than that fill memory; the verdict says when they are too few for an alpha.
 MIN_SPLITS, MAX_SPLITS = 1000, 10_000
 

@@ -75,7 +75,7 @@ def measure_drift(config: Config) -> dict[str, Any]:
     returns the record that is there; otherwise a new numbered record is made.
     """
     _, run_id = config.need("root", "run")
-    store, layout = open_root(config)
+    store, layout = open_root(config, existing=True)
     run = Run.find(store, layout, run_id)
     if run.committed() is None:
         raise SettingError(f"The run {run_id} is not committed yet. Run its own command again to finish it.")

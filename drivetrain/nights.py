@@ -10,6 +10,7 @@ from typing import Any
 
 from drivetrain.config import Config
 from drivetrain.console import say
+from drivetrain.errors import SettingError
 from drivetrain.layout import Layout, PlanPaths, RecordPaths
 from drivetrain.manifest import Listing, Plan, check_prefix, find_plan, freeze, frozen_table, list_images, read_manifest
 from drivetrain.root import from_json, open_root
@@ -26,6 +27,8 @@ def plan_night(store: Store, layout: Layout, config: Config) -> Plan:
     prefix = store.normalise(config.images_of(night))
     if plan := find_plan(store, layout, source, "night", night.isoformat()):
         return check_prefix(plan, prefix)
+    if night > datetime.now(UTC).date():
+        raise SettingError(f"Night {night} has not begun (in UTC): its plan would freeze without its images.")
     listing = list_images(store, prefix)
     images = listing.images if config.dated else _until(listing, night)
     late: tuple[ObjectInfo, ...] = ()
@@ -139,7 +142,7 @@ class Night:
 
 def list_nights(config: Config) -> list[Night]:
     """The nights of a source, or of all, oldest first, with those between that did not run. Needs ``root``."""
-    store, layout = open_root(config)
+    store, layout = open_root(config, existing=True)
     return nights_table(store, layout, config.source)
 
 
@@ -171,7 +174,10 @@ def _night(store: Store, layout: Layout, source: str, name: str) -> Night:
         if (found := from_json(store, record.verdict))
     ]
     if done:
-        _, record, found = max(done, key=lambda each: (each[0], record_number(each[1])))
+        # A judgement stands until another replaces it: a learner without a reference has none.
+        _, record, found = max(
+            done, key=lambda each: (each[2]["verdict"] != "unknown", each[0], record_number(each[1]))
+        )
         numbers = found["numbers"]
         return Night(
             source,

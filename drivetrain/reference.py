@@ -18,7 +18,7 @@ import pyarrow as pa
 
 from drivetrain.config import Config
 from drivetrain.console import say
-from drivetrain.drift import Scores
+from drivetrain.drift import REFERENCE_PER_IMAGE, SMALLEST_TEST, Scores
 from drivetrain.errors import SettingError
 from drivetrain.layout import Layout
 from drivetrain.manifest import digest_of, freeze, frozen_table, list_images
@@ -71,6 +71,8 @@ def build_reference(config: Config) -> dict[str, Any]:
             f"No image below {prefix}. Is the prefix right? Passed over: {listing.skipped or 'nothing'}."
         )
     labels = _labels(store, config, prefix, listing.images, info.vocab)
+    if info.task == "single_label":
+        _say_foreign_labels(labels, info.vocab)
     manifest = frozen_table(listing.images, labels)
     plan = freeze(
         store,
@@ -104,6 +106,10 @@ def register(store: Store, layout: Layout, run: Run) -> Reference:
             "No image of this reference is marked as held out. A learner is surer of images that it was trained on, so "
             "nights will look drifted when they are not. Give --labels (fname,label,is_valid) or train/, valid/."
         )
+    least = SMALLEST_TEST * REFERENCE_PER_IMAGE
+    there = splits["held_out"] if reference.held_out else len(marks)
+    if there < least:
+        say(f"Nights can't be judged by this reference: it has {there} images to compare with; {least} are needed.")
     return reference
 
 
@@ -147,6 +153,15 @@ def _labels(
     except (OSError, UnicodeDecodeError) as error:
         raise SettingError(f"The labels file {uri} can't be read: {error}") from error
     return match_labels(read_labels(text, uri), [image.uri for image in images], uri)
+
+
+def _say_foreign_labels(labels: dict[str, Label], vocab: Sequence[str]) -> None:
+    foreign = Counter(label for _, label in labels.values() if label is not None and label not in vocab)
+    if foreign:
+        few = ", ".join(repr(label) for label, _ in foreign.most_common(3))
+        say(
+            f"{sum(foreign.values()):,} images have a label that the learner does not know ({few}); it knows {vocab[:5]}."
+        )
 
 
 def label_of_folders(key: str, vocab: Sequence[str]) -> Label:

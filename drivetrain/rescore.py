@@ -30,7 +30,7 @@ def rescore_run(config: Config) -> dict[str, Any]:
     a night whose new learner has a reference, the new verdict too. The same config again resumes.
     """
     _, _, run_id = config.need("root", "learner", "run")
-    store, layout = open_root(config)
+    store, layout = open_root(config, existing=True)
     old = Run.find(store, layout, run_id)
     if old.committed() is None:
         raise SettingError(f"The run {run_id} is not committed yet. Run its own command again to finish it.")
@@ -54,7 +54,7 @@ def rescore_run(config: Config) -> dict[str, Any]:
 
 def compare_runs(config: Config, old: str, new: str) -> dict[str, Any]:
     """Compare two committed runs over the same images. Needs ``root``. Returns the comparison with its page."""
-    store, layout = open_root(config)
+    store, layout = open_root(config, existing=True)
     comparison = _compare(store, layout, Run.find(store, layout, old), Run.find(store, layout, new))
     site.build(store, layout)
     short = {key: value for key, value in comparison.record().items() if key != "flips"}
@@ -62,6 +62,8 @@ def compare_runs(config: Config, old: str, new: str) -> dict[str, Any]:
 
 
 def _compare(store: Store, layout: Layout, old: Run, new: Run) -> Comparison:
+    if old.record.vocab != new.record.vocab:
+        say("The two learners have other classes: labels that only one of them knows can't agree.")
     with busy("Comparing the two runs"):
         comparison = compare(old.record.run_id, new.record.run_id, old.rows(COLUMNS), new.rows(COLUMNS))
         folder = layout.comparison(comparison.old, comparison.new)

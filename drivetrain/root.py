@@ -13,10 +13,11 @@ from drivetrain.schema import SCHEMA_MAJOR
 from drivetrain.store import Store
 
 
-def open_root(config: Config) -> tuple[Store, Layout]:
+def open_root(config: Config, *, existing: bool = False) -> tuple[Store, Layout]:
     """The store and the layout of the config's root, marked as a root of this schema at first use.
 
-    Raises SettingError when the root was written by another major version of the schema.
+    With ``existing`` nothing is written, for commands that only make sense on a root that is there.
+    Raises SettingError when that is missing, or when the root was written by another major version of the schema.
     """
     store = Store(config.storage)
     (root,) = config.need("root")
@@ -24,6 +25,8 @@ def open_root(config: Config) -> tuple[Store, Layout]:
     if layout.root.startswith("memory://") and config.actors != 0:
         raise SettingError("memory:// lives in one process: use --actors 0, or another --root.")
     found = from_json(store, layout.marker)
+    if found is None and existing:
+        raise SettingError(f"No drivetrain root at {layout.root}: nothing was scored there yet, or --root is mistyped.")
     if found is None:
         store.create(layout.marker, to_json({"drivetrain": "root", "schema": SCHEMA_MAJOR}))
     elif found.get("schema") != SCHEMA_MAJOR:

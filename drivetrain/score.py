@@ -43,7 +43,7 @@ def score_images(config: Config) -> dict[str, Any]:
     config.need("root", "learner", "images")
     store, layout = open_root(config)
     info = admit_learner(store, layout, config)
-    name = config.name or datetime.now(UTC).date().isoformat()
+    name = config.name or (config.the_night() if config.dated else datetime.now(UTC).date()).isoformat()
     source = config.the_source()
     prefix = store.normalise(config.images_of(config.the_night()))
     plan = find_plan(store, layout, source, "plan", name)

@@ -8,12 +8,10 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
-from drivetrain.drift import REFERENCE_PER_IMAGE, Drift
+from drivetrain.drift import REFERENCE_PER_IMAGE, SMALLEST_TEST, Drift
 
 Word = Literal["ok", "warn", "drift", "unknown"]
 
-# Below that many images on the night's side of a split, the statistics of the null are too coarse to mean much.
-SMALLEST_TEST = 50
 CONFIDENCE_FELL = 0.02
 SHARE_CHANGED = 0.05
 

@@ -89,8 +89,21 @@ def test_importing_the_package_loads_nothing_heavy() -> None:
 
 
 def test_no_night_yet(tmp_path: Path) -> None:
-    done = drivetrain("nights", "--root", str(tmp_path / "root"))
+    (tmp_path / "drivetrain.json").write_text('{"schema": 1}')
+    done = drivetrain("nights", "--root", str(tmp_path))
     assert done.returncode == 0 and json.loads(done.stdout.splitlines()[-1]) == {"nights": []}
+
+
+def test_reading_a_mistyped_root_is_an_error_and_makes_no_root(tmp_path: Path) -> None:
+    done = drivetrain("nights", "--root", str(tmp_path / "typo"))
+    assert done.returncode == 2 and "No drivetrain root" in done.stderr
+    assert not (tmp_path / "typo").exists()
+
+
+def test_a_root_that_is_a_file_is_a_plain_line(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("no root")
+    done = drivetrain("nights", "--root", str(tmp_path / "file"))
+    assert done.returncode in (1, 2) and "Traceback" not in done.stderr
 
 
 @pytest.fixture(scope="module")

@@ -305,3 +305,12 @@ def test_every_example_is_a_value_that_is_taken(key: str) -> None:
     (example,) = Config.model_fields[key].examples or ()
     value = parse_storage((example,)) if key == "storage" else example
     assert getattr(Config.load(None, **{key: value}), key) not in (None, {}, ())
+
+
+@pytest.mark.parametrize(
+    "images", ["in/{nite:%Y/%m/%d}", "in/{nights:%Y}", "in/{night.year}", "in/{night:%Y}/{day:%d}"]
+)
+def test_a_misspelt_night_is_not_taken_for_a_folder(images: str) -> None:
+    with pytest.raises(SettingError, match="no template"):
+        Config.load(None, images=images)
+    assert Config.load(None, images="in/{a}/x").images == "in/{a}/x", "braces alone may stand in a key"

@@ -240,6 +240,38 @@ def test_a_source_without_reference_is_unknown_and_says_what_to_build(world: Wor
     assert "no reference" in result["sentence"] and "drivetrain reference" in result["lever"]
 
 
+def test_a_night_without_a_reference_is_judged_by_the_same_command_once_there_is_one(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    train = learners.write_digits(tmp_path / "train", 0, 300, by_label=True)
+    learners.write_digits(tmp_path / "in" / "2026-11-20", 300, 420)
+    exported = learners.exported(learners.digits_learner(tmp_path / "train", epochs=1), tmp_path / "export.pkl")
+    lines = [f"{path},{path.parent.name if i else 'Foo'},1\n" for i, path in enumerate(train)]
+    (tmp_path / "labels.csv").write_text("fname,label,is_valid\n" + "".join(lines))
+    config = Config(
+        root=str(tmp_path / "root"), learner=exported.path, trust=(exported.sha256,), actors=0, source="late",
+        images=str(tmp_path / "in" / "{night}"), labels=str(tmp_path / "labels.csv"), night=FIRST,
+    )  # fmt: skip
+    assert run_night(config)["verdict"] == "unknown"
+    build_reference(config.model_copy(update={"images": str(tmp_path / "train")}))
+    assert "1 images have labels that the learner does not know ('Foo')" in capsys.readouterr().err
+    judged = run_night(config)
+    assert judged["verdict"] == "ok" and judged["report"].endswith("/0002/report.html")
+    assert run_night(config) == judged
+
+
+def test_a_reference_that_can_judge_no_night_says_so_when_it_is_made(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    learners.write_digits(tmp_path / "valid", 0, 100, by_label=True)
+    exported = learners.exported(learners.digits_learner(tmp_path / "valid", epochs=1), tmp_path / "export.pkl")
+    config = Config(
+        root=str(tmp_path / "root"), learner=exported.path, trust=(exported.sha256,), actors=0, images=str(tmp_path)
+    )
+    build_reference(config)
+    assert "it has 100 images to compare with; 250 are needed" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("kind", ["multi_label", "regression"])
 def test_a_night_of_other_learners(kind: str, tmp_path: Path) -> None:
     """No label and no confidence, or several labels: the statistics, the verdict and the page do without."""

@@ -304,6 +304,20 @@ def test_the_record_made_last_is_shown_whichever_learner_made_it(layout: Layout)
     assert table(layout)[plan.name].verdict == "ok"
 
 
+def test_a_learner_that_cannot_judge_does_not_hide_an_alarm(layout: Layout) -> None:
+    plan = a_plan(layout, yesterday())
+    closed(layout, plan, 1, model="b", verdict="drift", made="2026-01-11T00:00:00+00:00")
+    closed(layout, plan, 1, model="a", verdict="unknown", made="2026-01-12T00:00:00+00:00")
+    assert table(layout)[plan.name].verdict == "drift"
+
+
+def test_a_night_that_has_not_begun_is_refused_and_not_frozen(layout: Layout, incoming: Path) -> None:
+    tomorrow = datetime.now(UTC).date() + timedelta(days=1)
+    with pytest.raises(SettingError, match="has not begun"):
+        planned(layout, str(incoming), tomorrow)
+    assert table(layout) == {}
+
+
 def test_of_two_records_of_the_same_second_the_higher_number_is_shown(layout: Layout) -> None:
     plan = a_plan(layout, yesterday())
     closed(layout, plan, 1, verdict="drift")
@@ -382,6 +396,7 @@ def test_the_nights_of_all_sources_are_listed_and_a_folder_that_is_no_date_is_no
 
 
 def test_nights_are_listed_from_a_config(layout: Layout) -> None:
+    STORE.create(layout.marker, to_json({"schema": 1}))
     closed(layout, a_plan(layout, yesterday()))
     assert [night.state for night in list_nights(Config(root=layout.root))] == ["done"]
     assert list_nights(Config(root=layout.root, source="mill")) == []
