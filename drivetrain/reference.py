@@ -159,9 +159,9 @@ def _say_foreign_labels(labels: dict[str, Label], vocab: Sequence[str]) -> None:
     foreign = Counter(label for _, label in labels.values() if label is not None and label not in vocab)
     if foreign:
         few = ", ".join(repr(label) for label, _ in foreign.most_common(3))
-        say(
-            f"{sum(foreign.values()):,} images have a label that the learner does not know ({few}); it knows {vocab[:5]}."
-        )
+        known = ", ".join(repr(word) for word in vocab[:5])
+        many = f"{sum(foreign.values()):,} images have labels that the learner does not know"
+        say(f"{many} ({few}); it knows {known}{', …' if len(vocab) > 5 else ''}.")
 
 
 def label_of_folders(key: str, vocab: Sequence[str]) -> Label:
