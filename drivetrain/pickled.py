@@ -1,0 +1,293 @@
+"""A file of `torch.save`, read as data: names, calls and values, of which nothing is imported, built or run.
+
+Knows the zip container, the pickle opcodes that such files use, and where a tensor's bytes lie. Does not know what any
+name means: `pickle` would import it and call it; here a call stays a `Call`, and whoever wants an object out of one
+must build it from its parts. A file that is meant to harm is a strange tree and nothing else.
+"""
+
+import io
+import pickletools
+import zipfile
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+from drivetrain.errors import LearnerError
+
+# A genuine export holds 70 kB beside its tensors, and more for a vocab of many words.
+MOST_PICKLE_BYTES = 256 * 1024**2
+_MARK = object()
+
+
+@dataclass(frozen=True)
+class Name:
+    """A class or function that the file names, not imported."""
+
+    module: str
+    name: str
+
+    def __str__(self) -> str:
+        return f"{self.module}.{self.name}"
+
+
+@dataclass(eq=False)
+class Call:
+    """An object that the file would make by calling something; ``state``, ``entries`` and ``members`` came after."""
+
+    function: Any
+    arguments: tuple[Any, ...]
+    keywords: dict[Any, Any] = field(default_factory=dict)
+    state: Any = None
+    entries: dict[Any, Any] = field(default_factory=dict)
+    members: list[Any] = field(default_factory=list)
+
+    @property
+    def name(self) -> str:
+        """What is called, ``module.name``; empty if that is itself the result of a call."""
+        return str(self.function) if isinstance(self.function, Name) else ""
+
+
+@dataclass(frozen=True, eq=False)
+class Storage:
+    """A tensor's bytes inside the file. ``kind`` is torch's name of the storage, ``numel`` its number of elements."""
+
+    kind: str
+    key: str
+    numel: int
+
+
+class PickledFile:
+    """The tree of a file of `torch.save` (``root``), and its storages.
+
+    Raises LearnerError, with the reason, for a file that is damaged, is of torch's format before 1.6, or uses what such
+    files don't use.
+    """
+
+    def __init__(self, data: bytes) -> None:
+        try:
+            self._zip = zipfile.ZipFile(io.BytesIO(data))
+            entries = self._zip.infolist()
+        except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError) as error:
+            raise LearnerError(
+                f"Not the zip file that torch.save writes since 1.6, or damaged ({error}): "
+                "copy it again, or export again with fastai 2.8."
+            ) from error
+        if any(entry.compress_type != zipfile.ZIP_STORED or entry.flag_bits & 1 for entry in entries):
+            raise LearnerError("Its records are compressed or encrypted, which torch.save never does.")
+        if sum(entry.file_size for entry in entries) > len(data):
+            raise LearnerError("Its records claim more bytes than the file has.")
+        names = [entry.filename for entry in entries if entry.filename.endswith("/data.pkl")]
+        if len(names) != 1:
+            raise LearnerError(f"Expected one record data.pkl inside, found {len(names)}.")
+        self._folder = names[0].removesuffix("data.pkl")
+        if f"{self._folder}byteorder" in self._zip.namelist() and self._record("byteorder") != b"little":
+            raise LearnerError("Its tensors were written by a big-endian machine.")
+        pickled = self._record("data.pkl")
+        if len(pickled) > MOST_PICKLE_BYTES:
+            raise LearnerError(f"Its pickle has {len(pickled):,} bytes; an export's has less than a megabyte.")
+        self.root = tree(pickled)
+
+    def bytes_of(self, storage: Storage) -> bytes:
+        """The bytes of a storage, held against the file's own checksum. Raises LearnerError if they are damaged."""
+        return self._record(f"data/{storage.key}")
+
+    def _record(self, name: str) -> bytes:
+        try:
+            return self._zip.read(self._folder + name)
+        except (KeyError, zipfile.BadZipFile, EOFError, ValueError, OSError) as error:
+            raise LearnerError(f"Its record {name} is damaged: {error}. Copy the file again.") from error
+
+
+def tree(pickled: bytes) -> Any:
+    """What a pickle describes, as data. Raises LearnerError for an opcode that no genuine export has."""
+    machine = _Machine()
+    try:
+        for opcode, argument, _ in pickletools.genops(pickled):
+            action = _ACTIONS.get(opcode.name)
+            if action is None:
+                raise LearnerError(f"Its pickle uses {opcode.name}, which exports do not use.")
+            action(machine, argument)
+    except LearnerError:
+        raise
+    except (ValueError, IndexError, KeyError, TypeError, AttributeError, OverflowError) as error:
+        raise LearnerError(f"Its pickle is damaged: {type(error).__name__}: {error}"[:300]) from error
+    if len(machine.stack) != 1:
+        raise LearnerError("Its pickle is damaged: it does not end with one object.")
+    return machine.stack[0]
+
+
+def walk(root: Any) -> Iterator[Any]:
+    """Every value of a tree once, parents first."""
+    seen: set[int] = set()
+    waiting = [root]
+    while waiting:
+        value = waiting.pop()
+        if id(value) in seen:
+            continue
+        seen.add(id(value))
+        yield value
+        if isinstance(value, Call):
+            waiting += [value.function, value.arguments, value.keywords, value.state, value.entries, value.members]
+        elif isinstance(value, dict):
+            waiting += [*value.keys(), *value.values()]
+        elif isinstance(value, list | tuple | set | frozenset):
+            waiting += value
+
+
+class _Machine:
+    """The pickle machine of Python's pickletools, with inert results."""
+
+    def __init__(self) -> None:
+        self.stack: list[Any] = []
+        self.memo: dict[int, Any] = {}
+
+    def take(self, count: int) -> list[Any]:
+        if count > len(self.stack):
+            raise IndexError("the stack is too short")
+        taken = self.stack[len(self.stack) - count :]
+        del self.stack[len(self.stack) - count :]
+        return taken
+
+    def take_to_mark(self) -> list[Any]:
+        for place in range(len(self.stack) - 1, -1, -1):
+            if self.stack[place] is _MARK:
+                taken = self.stack[place + 1 :]
+                del self.stack[place:]
+                return taken
+        raise IndexError("no mark")
+
+    def push(self, value: Any) -> None:
+        self.stack.append(value)
+
+
+def _plain(machine: _Machine, argument: Any) -> None:
+    machine.push(argument)
+
+
+def _constant(make: Callable[[], Any]) -> Callable[[_Machine, Any], None]:
+    return lambda machine, _: machine.push(make())
+
+
+def _nothing(machine: _Machine, argument: Any) -> None:
+    pass
+
+
+def _tuple_of(count: int) -> Callable[[_Machine, Any], None]:
+    return lambda machine, _: machine.push(tuple(machine.take(count)))
+
+
+def _get(machine: _Machine, argument: Any) -> None:
+    machine.push(machine.memo[int(argument)])
+
+
+def _put(machine: _Machine, argument: Any) -> None:
+    machine.memo[int(argument)] = machine.stack[-1]
+
+
+def _memoize(machine: _Machine, argument: Any) -> None:
+    machine.memo[len(machine.memo)] = machine.stack[-1]
+
+
+def _global(machine: _Machine, argument: Any) -> None:
+    module, name = argument.split(" ", 1)
+    machine.push(Name(module, name))
+
+
+def _stack_global(machine: _Machine, argument: Any) -> None:
+    module, name = machine.take(2)
+    if not isinstance(module, str) or not isinstance(name, str):
+        raise TypeError("a name is no text")
+    machine.push(Name(module, name))
+
+
+def _call(machine: _Machine, argument: Any) -> None:
+    function, arguments = machine.take(2)
+    if not isinstance(arguments, tuple):
+        raise TypeError("a call without arguments")
+    machine.push(Call(function, arguments))
+
+
+def _call_with_keywords(machine: _Machine, argument: Any) -> None:
+    function, arguments, keywords = machine.take(3)
+    machine.push(Call(function, tuple(arguments), dict(keywords)))
+
+
+def _build(machine: _Machine, argument: Any) -> None:
+    (state,) = machine.take(1)
+    target = machine.stack[-1]
+    if not isinstance(target, Call):
+        raise LearnerError(f"Its pickle changes {target}, which exports do not.")
+    target.state = state
+
+
+def _append(machine: _Machine, members: list[Any]) -> None:
+    target = machine.stack[-1]
+    (target.members if isinstance(target, Call) else target).extend(members)
+
+
+def _set(machine: _Machine, pairs: list[Any]) -> None:
+    target = machine.stack[-1]
+    entries = target.entries if isinstance(target, Call) else target
+    entries.update(zip(pairs[::2], pairs[1::2], strict=True))
+
+
+def _add(machine: _Machine, members: list[Any]) -> None:
+    machine.stack[-1].update(members)
+
+
+def _persistent(machine: _Machine, argument: Any) -> None:
+    (about,) = machine.take(1)
+    word, kind, key, _, numel = about
+    if word != "storage" or not isinstance(kind, Name) or not isinstance(key, str) or not isinstance(numel, int):
+        raise TypeError("an unknown kind of record")
+    machine.push(Storage(kind.name, key, numel))
+
+
+def _dict(machine: _Machine, argument: Any) -> None:
+    pairs = machine.take_to_mark()
+    machine.push(dict(zip(pairs[::2], pairs[1::2], strict=True)))
+
+
+_ACTIONS: dict[str, Callable[[_Machine, Any], Any]] = {
+    **dict.fromkeys(("PROTO", "FRAME", "STOP"), _nothing),
+    **dict.fromkeys(("INT", "BININT", "BININT1", "BININT2", "LONG", "LONG1", "LONG4", "BINFLOAT", "FLOAT"), _plain),
+    **dict.fromkeys(("BINUNICODE", "SHORT_BINUNICODE", "BINUNICODE8", "BINBYTES", "SHORT_BINBYTES"), _plain),
+    **dict.fromkeys(("BINBYTES8", "BINSTRING", "SHORT_BINSTRING"), _plain),
+    "NONE": _constant(lambda: None),
+    "NEWTRUE": _constant(lambda: True),
+    "NEWFALSE": _constant(lambda: False),
+    "MARK": _constant(lambda: _MARK),
+    "EMPTY_LIST": _constant(list),
+    "EMPTY_TUPLE": _constant(tuple),
+    "EMPTY_DICT": _constant(dict),
+    "EMPTY_SET": _constant(set),
+    "POP": lambda machine, _: machine.take(1),
+    "POP_MARK": lambda machine, _: machine.take_to_mark(),
+    "DUP": lambda machine, _: machine.push(machine.stack[-1]),
+    "LIST": lambda machine, _: machine.push(machine.take_to_mark()),
+    "TUPLE": lambda machine, _: machine.push(tuple(machine.take_to_mark())),
+    "TUPLE1": _tuple_of(1),
+    "TUPLE2": _tuple_of(2),
+    "TUPLE3": _tuple_of(3),
+    "DICT": _dict,
+    "FROZENSET": lambda machine, _: machine.push(frozenset(machine.take_to_mark())),
+    "APPEND": lambda machine, _: _append(machine, machine.take(1)),
+    "APPENDS": lambda machine, _: _append(machine, machine.take_to_mark()),
+    "SETITEM": lambda machine, _: _set(machine, machine.take(2)),
+    "SETITEMS": lambda machine, _: _set(machine, machine.take_to_mark()),
+    "ADDITEMS": lambda machine, _: _add(machine, machine.take_to_mark()),
+    "BINGET": _get,
+    "LONG_BINGET": _get,
+    "GET": _get,
+    "BINPUT": _put,
+    "LONG_BINPUT": _put,
+    "PUT": _put,
+    "MEMOIZE": _memoize,
+    "GLOBAL": _global,
+    "STACK_GLOBAL": _stack_global,
+    "REDUCE": _call,
+    "NEWOBJ": _call,
+    "NEWOBJ_EX": _call_with_keywords,
+    "BUILD": _build,
+    "BINPERSID": _persistent,
+}
