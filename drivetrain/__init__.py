@@ -11,6 +11,7 @@ from drivetrain.config import Config
 from drivetrain.errors import DrivetrainError
 
 if TYPE_CHECKING:
+    from drivetrain.admit import inspect_learner
     from drivetrain.nightly import measure_drift, run_night
     from drivetrain.nights import list_nights
     from drivetrain.reference import build_reference
@@ -23,6 +24,7 @@ __all__ = [
     "DrivetrainError",
     "build_reference",
     "compare_runs",
+    "inspect_learner",
     "list_nights",
     "measure_drift",
     "rescore_run",
@@ -33,6 +35,7 @@ __all__ = [
 _ROOMS = {
     "build_reference": "reference",
     "compare_runs": "rescore",
+    "inspect_learner": "admit",
     "list_nights": "nights",
     "measure_drift": "nightly",
     "rescore_run": "rescore",

@@ -19,7 +19,7 @@ from drivetrain.errors import DrivetrainError
 COMMON = ("root", "storage")
 SCORING = (
     "learner", "trust", "images", "source", "actors", "gpus_per_actor", "ray_address", "batch_size", "embedding",
-    "max_pixels", "max_failed",
+    "engine", "precision", "max_pixels", "max_failed",
 )  # fmt: skip
 JUDGING = ("alpha", "effect_floor", "min_images", "review_size", "seed", "fail_on_drift")
 
@@ -39,12 +39,20 @@ def main() -> None:
 
 
 def _command(
-    name: str, text: str, story: str, *, needs: Sequence[str], keys: Sequence[str], arguments: Sequence[str] = ()
+    name: str,
+    text: str,
+    story: str,
+    *,
+    needs: Sequence[str],
+    keys: Sequence[str],
+    arguments: Sequence[str] = (),
+    group: click.Group = main,
 ) -> None:
     """Make a command whose flags are the config's keys, for a function of the public API."""
 
     def call(config_file: str | None, json_only: bool, storage: tuple[str, ...], **flags: Any) -> None:
-        named = {argument: flags.pop(argument) for argument in arguments}
+        # An argument that is a setting stands for its flag; the others are the function's own.
+        named = {each: flags.pop(each) for each in arguments if each not in Config.model_fields}
         flags = {key: value for key, value in flags.items() if value not in (None, (), False)}
 
         def work() -> int:
@@ -61,7 +69,7 @@ def _command(
         click.Option(["--config", "config_file"], metavar="FILE", help="TOML file of the same keys; flags win."),
         click.Option(["--json", "json_only"], is_flag=True, help="Print the JSON object alone."),
     ]
-    main.add_command(click.Command(name, callback=call, params=options, help=text, short_help=text))
+    group.add_command(click.Command(name, callback=call, params=options, help=text, short_help=text))
 
 
 def _option(key: str) -> click.Option:
@@ -103,11 +111,34 @@ def _summary(result: dict[str, Any]) -> list[str]:
     if "verdict" in result:
         lines += [f"Verdict: {result['verdict']}. {result['sentence']}", f"Lever to pull: {result['lever']}"]
         lines.append(f"Report: {result['report']}")
+    if "architecture" in result:
+        lines += _about(result)
     if "comparison" in result:
         agreement = result["agreement"]
         same = f"{agreement:.1%} of the labels are the same; " if agreement is not None else ""
         lines.append(f"{same}comparison: {result['comparison']}")
     return lines
+
+
+def _about(learner: dict[str, Any]) -> list[str]:
+    """A learner for a person."""
+    words = learner["vocab"]
+    classes = f"{len(words)} classes: {', '.join(words[:8])}{', …' if len(words) > 8 else ''}" if words else "numbers"
+    threshold = f", threshold {learner['threshold']:g}" if learner["threshold"] is not None else ""
+    read = "as data; nothing of the file was run" if learner["read"] == "data" else "by fastai, vouched for"
+    lines = [
+        f"sha256        {learner['sha256']}",
+        f"read          {read}",
+        f"network       {learner['architecture']}; {learner['parameters']:,} parameters",
+        f"predicts      {learner['task'].replace('_', '-')}, {classes}",
+        f"loss          {learner['loss']}; {learner['activation']}{threshold}",
+        f"embedding     {learner['layer'] or 'none'}, {learner['embedding_size']} numbers",
+        f"pixels        {learner['pixels']}",
+        *(f"                {transform}" for transform in learner["transforms"]),
+        f"engine        {learner['engine']}",
+        "layers        " + ", ".join(f"{name} {kind}" for name, kind in learner["layers"].items()),
+    ]
+    return lines + [f"note          {note}" for note in learner["unread"]]
 
 
 def _guarded(work: Callable[[], int]) -> None:
@@ -171,6 +202,22 @@ _command(
     needs=("root",),
     keys=COMMON,
     arguments=("old", "new"),
+)
+
+
+@main.group("learner", cls=_Group)
+def learner() -> None:
+    """Look at an exported learner."""
+
+
+_command(
+    "inspect",
+    "Say what an export.pkl is, without running anything of it.",
+    "inspect_learner",
+    needs=("learner",),
+    keys=("trust", "embedding", "storage"),
+    arguments=("learner",),
+    group=learner,
 )
 
 

@@ -63,8 +63,22 @@ class Config(BaseModel):
         None, "Ray cluster to use; by default RAY_ADDRESS, else a new one on this machine.", "auto"
     )
     batch_size: int = _key(64, "Images in one pass through the model.", "64")
-    embedding: Literal["head", "none"] = _key(
-        "head", "head stores what enters the head of the model; none saves space and gives up drift.", "head"
+    embedding: str = _key(
+        "head",
+        "What is stored of each image: head, what enters the head of the network; the name of a layer, what enters "
+        "that (learner inspect lists them); none, which saves space and gives up drift.",
+        "head",
+    )
+    engine: Literal["auto", "torch", "openvino"] = _key(
+        "auto",
+        "What computes the network: openvino, twice as fast on CPUs; torch; auto takes openvino where it proves on "
+        "real images that it gives the same.",
+        "torch",
+    )
+    precision: Literal["float32", "float16"] = _key(
+        "float32",
+        "float16 lets GPUs compute in half precision (autocast): faster, and probabilities differ.",
+        "float16",
     )
     max_pixels: int = _key(
         64_000_000, "Images with more pixels get an error row instead of filling memory.", "64000000"
@@ -135,6 +149,13 @@ class Config(BaseModel):
             raise ValueError(
                 "must be 1 to 64 letters, digits, dots, hyphens or underscores, and start with a letter or digit"
             )
+        return value
+
+    @field_validator("embedding")
+    @classmethod
+    def _layer_name(cls, value: str) -> str:
+        if not re.fullmatch(r"[A-Za-z0-9_.]{1,100}", value):
+            raise ValueError("must be head, none, or a layer's name such as 0.7.1")
         return value
 
     @field_validator("max_failed", "alpha", "effect_floor")

@@ -6,7 +6,9 @@ created once   a conditional put; the first writer wins, a later one changes not
 replaceable    derived from what was created once; may be written again at any time
 
     <root>/drivetrain.json                                    created once   schema version of this root
-    <root>/models/<model_id>/{export.pkl, learner.json}       created once   copied in at first use
+    <root>/models/<model_id>/export.pkl                       created once   copied in at first use
+    <root>/models/<model_id>/{learner.json, engine.json}      created once   what it is; which engine, and its proof
+    <root>/models/<model_id>/{learner-<layer>.json, engine-<layer>.json}    created once   for another --embedding
     <root>/models/<model_id>/references/<run_id>.json         created once   a run that serves as reference
     <root>/runs/<run_id>/manifest/00000.parquet               created once   frozen images, 64 shards a file
     <root>/runs/<run_id>/run.json                             created once   what the run is made of
@@ -127,6 +129,10 @@ class PlanPaths:
         return RecordPaths(f"{self.model(model_id)}/{number:04d}")
 
 
+def _suffix(embedding: str) -> str:
+    return "" if embedding == "head" else f"-{embedding}"
+
+
 @dataclass(frozen=True)
 class Layout:
     """The tree below one root. ``root`` is an absolute path or a uri, without a slash at its end."""
@@ -146,9 +152,13 @@ class Layout:
         """The model's export.pkl, copied in at first use."""
         return f"{self.model(model_id)}/export.pkl"
 
-    def learner(self, model_id: str) -> str:
-        """The model's learner.json."""
-        return f"{self.model(model_id)}/learner.json"
+    def learner(self, model_id: str, embedding: str = "head") -> str:
+        """The model's learner.json, or the one for another layer as embedding."""
+        return f"{self.model(model_id)}/learner{_suffix(embedding)}.json"
+
+    def proof(self, model_id: str, embedding: str = "head") -> str:
+        """The model's engine.json: which engine computes it, and what that was held against."""
+        return f"{self.model(model_id)}/engine{_suffix(embedding)}.json"
 
     def references(self, model_id: str) -> str:
         """The folder of the model's references."""

@@ -12,6 +12,7 @@ import numpy as np
 import pyarrow as pa
 
 from drivetrain import drift, report, site
+from drivetrain.admit import admit_learner
 from drivetrain.config import Config
 from drivetrain.console import busy, say
 from drivetrain.errors import SettingError
@@ -28,7 +29,7 @@ from drivetrain.reference import (
 from drivetrain.review import review_queue
 from drivetrain.root import from_json, open_root, to_json
 from drivetrain.run import Commit, Run
-from drivetrain.score import admit_learner, begin_run, finish_run, result_of
+from drivetrain.score import begin_run, finish_run, result_of
 from drivetrain.store import Store, parquet_bytes
 from drivetrain.verdict import Evidence, Verdict, decide
 

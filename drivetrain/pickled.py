@@ -19,6 +19,10 @@ MOST_PICKLE_BYTES = 256 * 1024**2
 _MARK = object()
 
 
+class Refused(LearnerError):
+    """Something in the file can't be read as data, and could only be run; the message begins with its name."""
+
+
 @dataclass(frozen=True)
 class Name:
     """A class or function that the file names, not imported."""
@@ -59,8 +63,8 @@ class Storage:
 class PickledFile:
     """The tree of a file of `torch.save` (``root``), and its storages.
 
-    Raises LearnerError, with the reason, for a file that is damaged, is of torch's format before 1.6, or uses what such
-    files don't use.
+    Raises Refused for a file of another form (torch's before 1.6) or one that uses what exports don't; LearnerError for
+    a file that is damaged.
     """
 
     def __init__(self, data: bytes) -> None:
@@ -68,9 +72,9 @@ class PickledFile:
             self._zip = zipfile.ZipFile(io.BytesIO(data))
             entries = self._zip.infolist()
         except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError) as error:
-            raise LearnerError(
-                f"Not the zip file that torch.save writes since 1.6, or damaged ({error}): "
-                "copy it again, or export again with fastai 2.8."
+            raise Refused(
+                f"its form: not the zip file that torch.save writes since 1.6, or damaged ({error}). "
+                "Copy it again, or export again with fastai 2.8."
             ) from error
         if any(entry.compress_type != zipfile.ZIP_STORED or entry.flag_bits & 1 for entry in entries):
             raise LearnerError("Its records are compressed or encrypted, which torch.save never does.")
@@ -99,13 +103,13 @@ class PickledFile:
 
 
 def tree(pickled: bytes) -> Any:
-    """What a pickle describes, as data. Raises LearnerError for an opcode that no genuine export has."""
+    """What a pickle describes, as data. Raises Refused for an opcode that no genuine export has."""
     machine = _Machine()
     try:
         for opcode, argument, _ in pickletools.genops(pickled):
             action = _ACTIONS.get(opcode.name)
             if action is None:
-                raise LearnerError(f"Its pickle uses {opcode.name}, which exports do not use.")
+                raise Refused(f"its pickle: it uses {opcode.name}, which exports do not.")
             action(machine, argument)
     except LearnerError:
         raise
@@ -216,7 +220,7 @@ def _build(machine: _Machine, argument: Any) -> None:
     (state,) = machine.take(1)
     target = machine.stack[-1]
     if not isinstance(target, Call):
-        raise LearnerError(f"Its pickle changes {target}, which exports do not.")
+        raise Refused(f"its pickle: it changes {target}, which exports do not.")
     target.state = state
 
 

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from drivetrain.admit import admit_learner
 from drivetrain.config import Config
 from drivetrain.console import say
 from drivetrain.drift import REFERENCE_PER_IMAGE, SMALLEST_TEST, Scores
@@ -25,7 +26,7 @@ from drivetrain.manifest import digest_of, freeze, frozen_table, list_images
 from drivetrain.root import from_json, open_root, to_json
 from drivetrain.run import Run
 from drivetrain.schema import column, matrix
-from drivetrain.score import admit_learner, begin_run, finish_run, result_of
+from drivetrain.score import begin_run, finish_run, result_of
 from drivetrain.store import ObjectInfo, Store
 
 Label = tuple[str, str | None]
@@ -117,8 +118,14 @@ def find_reference(store: Store, layout: Layout, run: Run) -> Reference | None:
     """The newest reference made by the same model with the same settings as a run, or None."""
     folder = layout.references(run.record.model_id)
     found = [Reference(**record) for name in store.names(folder) if (record := from_json(store, f"{folder}/{name}"))]
-    same = [reference for reference in found if reference.settings == run.record.settings]
+    wanted = _comparable(run.record.settings)
+    same = [reference for reference in found if _comparable(reference.settings) == wanted]
     return max(same, key=lambda reference: (reference.created, reference.run_id), default=None)
+
+
+def _comparable(settings: dict[str, Any]) -> dict[str, Any]:
+    """Settings without what makes no difference: OpenVINO is used only where it gives what torch gives."""
+    return settings | ({"engine": "exact"} if settings["engine"] in ("torch", "openvino") else {})
 
 
 def reference_rows(store: Store, layout: Layout, reference: Reference, seed: int) -> pa.Table:

@@ -6,6 +6,7 @@ Knows two runs. Nothing of the old run is touched; the new one is a run like any
 from typing import Any
 
 from drivetrain import site
+from drivetrain.admit import admit_learner
 from drivetrain.compare import COLUMNS, Comparison, compare
 from drivetrain.config import Config
 from drivetrain.console import busy, say
@@ -17,7 +18,7 @@ from drivetrain.reference import find_reference
 from drivetrain.review import thumbnails
 from drivetrain.root import open_root, to_json
 from drivetrain.run import Run
-from drivetrain.score import admit_learner, begin_run, finish_run, result_of
+from drivetrain.score import begin_run, finish_run, result_of
 from drivetrain.store import Store
 
 SHOWN_FLIPS = 60

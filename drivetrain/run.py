@@ -32,6 +32,7 @@ class RunRecord:
     """run.json: what a run is made of, known before any image is read.
 
     ``settings`` are those that change a value in a row; they and the plan and the model make the run's id.
+    ``engine_note`` says why the engine is not the fast one.
     """
 
     run_id: str
@@ -52,6 +53,7 @@ class RunRecord:
     schema: int
     created: str
     rescore_of: str | None = None
+    engine_note: str = ""
 
 
 @dataclass(frozen=True)

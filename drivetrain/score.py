@@ -5,16 +5,16 @@ Knows the order of things. Does not know how a row is made (shard) or what the r
 
 import time
 from collections.abc import Iterator
-from dataclasses import asdict
 from datetime import UTC, datetime
 from functools import partial
 from typing import Any
 
 from drivetrain import cluster
+from drivetrain.admit import PROOF_IMAGES, admit_learner, choose_engine
 from drivetrain.config import Config
-from drivetrain.console import Counting, busy, say
+from drivetrain.console import Counting, say
 from drivetrain.errors import RunError, SettingError
-from drivetrain.export import LearnerInfo, read_trusted
+from drivetrain.export import LearnerInfo
 from drivetrain.layout import Layout
 from drivetrain.manifest import (
     Plan,
@@ -24,13 +24,13 @@ from drivetrain.manifest import (
     frozen_table,
     list_images,
     read_manifest,
+    read_shard,
 )
-from drivetrain.root import from_json, open_root, to_json
+from drivetrain.root import open_root
 from drivetrain.run import Commit, PartCounts, Run, RunRecord, run_id_of
 from drivetrain.schema import SCHEMA_MAJOR
 from drivetrain.store import Store
 
-ENGINE = "torch"
 BEAT_EVERY_SECONDS = 10.0
 
 
@@ -73,34 +73,12 @@ def score_images(config: Config) -> dict[str, Any]:
     return result_of(run)
 
 
-def admit_learner(store: Store, layout: Layout, config: Config) -> LearnerInfo:
-    """Check that the config's learner is vouched for, copy it into the root at first use, and say what it is.
-
-    Raises TrustError if its hash is not in ``trust``, LearnerError if it can't be served.
-    """
-    (uri,) = config.need("learner")
-    data, sha256 = read_trusted(store, store.normalise(uri), config.trust)
-    suffix = "" if config.embedding == "head" else f"-{config.embedding}"
-    about = layout.learner(sha256[:12] + suffix)
-    known = from_json(store, about)
-    if known is None:
-        # torch and fastai take seconds to import, and a driver whose learner is known needs neither.
-        from drivetrain.learner import open_learner
-
-        with busy(f"Opening the learner {uri}"):
-            info = open_learner(data, sha256, config.embedding).info
-        store.create(layout.export(info.model_id), data)
-        store.create(about, to_json(asdict(info)))
-        known = from_json(store, about)
-    assert known is not None
-    return LearnerInfo(**{**known, "vocab": tuple(known["vocab"])})
-
-
 def begin_run(
     store: Store, layout: Layout, plan: Plan, info: LearnerInfo, config: Config, rescore_of: str | None = None
 ) -> Run:
     """Start the run of a plan under a learner, or find the one started before."""
-    settings = settings_of(config)
+    engine, note = choose_engine(store, layout, config, info, _some_images(store, layout, plan))
+    settings = settings_of(config, engine)
     record = RunRecord(
         run_id=run_id_of(plan, info.sha256, settings),
         source=plan.source,
@@ -120,15 +98,25 @@ def begin_run(
         schema=SCHEMA_MAJOR,
         created=datetime.now(UTC).isoformat(timespec="seconds"),
         rescore_of=rescore_of,
+        engine_note=note,
     )
     return Run.begin(store, layout, plan.paths(layout).manifest(plan.digest), record)
 
 
-def settings_of(config: Config) -> dict[str, Any]:
+def _some_images(store: Store, layout: Layout, plan: Plan) -> list[str]:
+    """Images of the plan's first shard, the far ones first: neighbours in a bucket often look alike."""
+    if not plan.images:
+        return []
+    uris: list[str] = read_shard(store, plan.paths(layout).manifest(plan.digest), 0)["uri"].to_pylist()
+    step = max(1, len(uris) // PROOF_IMAGES)
+    return uris[::step] + [uri for place, uri in enumerate(uris) if place % step]
+
+
+def settings_of(config: Config, engine: str) -> dict[str, Any]:
     """The settings that change a value in a row, and so belong to the run's id."""
     return {
-        "engine": ENGINE,
-        "precision": "float32",
+        "engine": engine,
+        "precision": config.precision,
         "embedding": config.embedding,
         "max_pixels": config.max_pixels,
     }
@@ -171,8 +159,9 @@ def _watched(
         run.layout.root,
         record.run_id,
         config.batch_size,
-        config.actors != 0,
-        config.gpus_per_actor > 0,
+        vouched=record.sha256 in config.trust,
+        one_thread=config.actors != 0,
+        gpu=config.gpus_per_actor > 0,
     )
     run.beat(done)
     beaten, waiting = time.monotonic(), len(missing)

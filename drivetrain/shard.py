@@ -5,6 +5,7 @@ of a shard gets exactly one row: scored, or failed with its reason.
 """
 
 import hashlib
+import platform
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
@@ -14,7 +15,7 @@ import numpy as np
 import pyarrow as pa
 
 from drivetrain.config import Options
-from drivetrain.errors import ImageError, StoreError
+from drivetrain.errors import ImageError, LearnerError, StoreError
 from drivetrain.export import LearnerInfo
 from drivetrain.layout import Layout
 from drivetrain.learner import Predictions, open_learner
@@ -37,13 +38,33 @@ class Fetched:
 class ShardScorer:
     """Scores shards of one run: what each actor holds. Loads the learner once, when it is made."""
 
-    def __init__(self, options: Options, root: str, run_id: str, batch_size: int, one_thread: bool, gpu: bool) -> None:
+    def __init__(
+        self,
+        options: Options,
+        root: str,
+        run_id: str,
+        batch_size: int,
+        *,
+        vouched: bool = False,
+        one_thread: bool = False,
+        gpu: bool = False,
+    ) -> None:
         self._store, layout = Store(options), Layout(root)
         self._run = Run.find(self._store, layout, run_id)
         record = self._run.record
         data = self._store.read(layout.export(record.model_id))
-        threads = 1 if one_thread else None
-        self._learner = open_learner(data, record.sha256, record.settings["embedding"], threads=threads, gpu=gpu)
+        settings = record.settings
+        self._learner = open_learner(
+            data,
+            record.sha256,
+            settings["embedding"],
+            vouched=vouched,
+            engine=settings["engine"],
+            half=settings["precision"] == "float16",
+            threads=1 if one_thread else None,
+            gpu=gpu,
+        )
+        self._proved = settings["engine"] != "openvino"
         self._batch_size = batch_size
         self._fetchers = ThreadPoolExecutor(FETCHERS)
 
@@ -85,12 +106,24 @@ class ShardScorer:
                 continue
             items.append(item)
             places.append(place)
+        self._prove_here(items)
         for place, found in zip(places, self._learner.predict(items), strict=True):
             if isinstance(found, ImageError):
                 _fail(rows[place], found)
             else:
                 rows[place] |= outcome(self._learner.info, found)
         return rows
+
+    def _prove_here(self, items: list[Any]) -> None:
+        """Hold the engine against torch on this node's own processor, once. Raises LearnerError."""
+        if self._proved or not items:
+            return
+        if reason := self._learner.prove(items[:8]).reason:
+            raise LearnerError(
+                f"On {platform.node()} the engine openvino does not give what it gave where the run began: {reason}. "
+                "Use   --engine torch   for clusters of different machines."
+            )
+        self._proved = True
 
     def _blank(self, image: dict[str, Any], got: Fetched) -> dict[str, Any]:
         kept = {key: image[key] for key in ("uri", "etag", "size", "mtime", "split", "true_label")}

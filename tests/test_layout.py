@@ -21,6 +21,7 @@ PLACEHOLDERS = {
     "kind": ("night", "plan"),
     "name": ("<name>",),
     "digest": ("<digest>",),
+    "embedding": ("head", "<layer>"),
     "old": ("<run>",),
     "new": ("<run>",),
     "shard": (42,),

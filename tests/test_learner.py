@@ -18,7 +18,7 @@ from PIL import Image
 from torch import nn
 
 from drivetrain.errors import ImageError, LearnerError, TrustError
-from drivetrain.export import read_trusted
+from drivetrain.export import read_export
 from drivetrain.learner import Predictions, embedding_layer, open_learner
 from drivetrain.store import Store
 
@@ -93,7 +93,7 @@ def test_nothing_is_opened_without_its_hash(tmp_path: Path) -> None:
     path = tmp_path / "export.pkl"
     path.write_bytes(f"cos\nmkdir\n(V{mark}\ntR.".encode())
     with pytest.raises(TrustError) as refused:
-        read_trusted(Store(), str(path), ["0" * 64])
+        read_export(Store(), str(path), ["0" * 64])
     sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
     assert f"--trust {sha256}" in str(refused.value)
     assert f'trust = ["{sha256}"]' in str(refused.value)
@@ -103,7 +103,7 @@ def test_nothing_is_opened_without_its_hash(tmp_path: Path) -> None:
 def test_a_damaged_copy_is_not_opened(tmp_path: Path) -> None:
     path = tmp_path / "export.pkl"
     path.write_bytes(b"vouched for")
-    data, sha256 = read_trusted(Store(), str(path), [hashlib.sha256(b"vouched for").hexdigest()])
+    data, sha256 = read_export(Store(), str(path), [hashlib.sha256(b"vouched for").hexdigest()])
     with pytest.raises(TrustError, match="damaged"):
         open_learner(data[:-1] + b"R", sha256)
 

@@ -63,16 +63,22 @@ def test_the_run_id_depends_on_all_of_the_learners_hash() -> None:
     assert run_id_of(PLAN, same_beginning, SETTINGS) != run_id_of(PLAN, SHA256, SETTINGS)
 
 
-@pytest.mark.parametrize("change", [{"embedding": "none"}, {"max_pixels": 5}])
+@pytest.mark.parametrize(
+    "change", [{"embedding": "none"}, {"embedding": "0.7"}, {"max_pixels": 5}, {"precision": "float16"}]
+)
 def test_a_setting_that_changes_a_value_in_a_row_is_part_of_the_id(change: dict[str, object]) -> None:
-    assert settings_of(Config.load(**change)) != settings_of(Config())
+    assert settings_of(Config.load(**change), "torch") != settings_of(Config(), "torch")
+
+
+def test_the_engine_is_part_of_the_id() -> None:
+    assert settings_of(Config(), "openvino") != settings_of(Config(), "torch")
 
 
 @pytest.mark.parametrize(
     "change", [{"batch_size": 3}, {"actors": 0}, {"alpha": 0.2}, {"seed": 5}, {"max_failed": 0.5}, {"min_images": 1}]
 )
 def test_a_setting_that_changes_no_row_is_not_part_of_the_id(change: dict[str, object]) -> None:
-    assert settings_of(Config.load(**change)) == settings_of(Config())
+    assert settings_of(Config.load(**change), "torch") == settings_of(Config(), "torch")
 
 
 # --- beginning and finding ---

@@ -134,7 +134,7 @@ def test_what_changes_or_goes_after_the_listing_is_told(exported: learners.Expor
     paths = learners.write_digits(folder, 0, 10)
     config = config_of(exported, Config(root=str(tmp_path / "root"), actors=0, max_failed=1.0), images=str(folder))
     with pytest.raises(TrustError):
-        score_images(config.model_copy(update={"trust": ()}))
+        score_images(config.model_copy(update={"trust": ("0" * 64,)}))
     from drivetrain.manifest import freeze, frozen_table, list_images
 
     store, layout = open_root(config)

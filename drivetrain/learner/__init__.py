@@ -1,0 +1,17 @@
+"""The only room that imports fastai, torch and OpenVINO: an exported learner as a scorer of images.
+
+    rebuild   which values and networks may come out of a file that was read as data
+    pixels    from an image's bytes to pixels, as fastai's valid-set transforms do
+    recipe    what a learner is made of
+    own       fastai's own way, for learners that are vouched for and hold what nobody knows
+    engines   what computes the network
+    scorer    all of it together: images in, predictions out
+
+Knows tensors. Does not know where an image comes from or where its row goes. Results equal ``learn.get_preds`` on
+``learn.dls.test_dl``.
+"""
+
+from drivetrain.learner.engines import engine_version
+from drivetrain.learner.scorer import ExportedLearner, Predictions, embedding_layer, open_learner
+
+__all__ = ["ExportedLearner", "Predictions", "embedding_layer", "engine_version", "open_learner"]

@@ -1,0 +1,121 @@
+"""fastai's own way: an export that its owner vouched for is unpickled, and fastai's pipelines prepare the images.
+
+The slow road, for learners that hold something which `recipe` does not know. Unpickling runs code, so nothing here is
+called for a file whose sha256 nobody gave. A function of the training script that is not here (a label function) is of
+no use to inference: in its place stands a name that can't be called.
+"""
+
+import io
+import pathlib
+import pickle
+import warnings
+from collections.abc import Sequence
+from types import SimpleNamespace
+from typing import Any
+
+import torch
+from fastai.basics import Pipeline
+from fastai.learner import Learner, load_learner
+
+from drivetrain.errors import ImageError, LearnerError
+from drivetrain.learner.pixels import open_image, short
+
+
+class _Missing:
+    """Stands for something of the training script that is not here; calling it says so."""
+
+    wanted = ""
+
+    def __init__(self, *arguments: Any, **keywords: Any) -> None:
+        pass
+
+    def __call__(self, *arguments: Any, **keywords: Any) -> Any:
+        raise LearnerError(
+            f"The learner calls {self.wanted} of the script that trained it, which is not here. "
+            "Move it into a module that is installed on every node, and export again."
+        )
+
+
+class _Unpickler(pickle.Unpickler):
+    def find_class(self, module: str, name: str) -> Any:
+        if (module, name) == ("pathlib", "WindowsPath"):
+            return pathlib.PureWindowsPath
+        try:
+            return super().find_class(module, name)
+        except ImportError as error:
+            raise LearnerError(
+                f"The export needs {module}.{name}: {error}. Install it on every node of the cluster."
+            ) from error
+        except AttributeError as error:
+            if module == "__main__":
+                return type(name, (_Missing,), {"wanted": name})
+            raise LearnerError(
+                f"The export needs {module}.{name}, which the version installed here lacks ({error}). "
+                "Install the version that it was trained with."
+            ) from error
+
+
+# What torch.load asks of a pickle module, for the zip form and for its older one.
+_GUARDED = SimpleNamespace(
+    __name__="drivetrain.learner.own",
+    Unpickler=_Unpickler,
+    load=lambda file, **options: _Unpickler(file, **options).load(),
+)
+
+
+def load_vouched(data: bytes) -> Learner:
+    """fastai's load_learner, for bytes that somebody vouched for.
+
+    Raises LearnerError with the true cause: fastai itself hides a missing module behind `UnboundLocalError: res`.
+    """
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            return load_learner(io.BytesIO(data), cpu=True, pickle_module=_GUARDED)
+        except LearnerError:
+            raise
+        except AttributeError as error:
+            if "no attribute 'dls'" in str(error):
+                raise LearnerError(
+                    f"Expected a fastai Learner: {error}. Export it with learn.export(), not torch.save()."
+                ) from error
+            raise LearnerError(f"The export can't be read: {short(error)}") from error
+        except Exception as error:
+            raise LearnerError(
+                f"The export can't be read: {short(error)}. Was it written by learn.export()?"
+            ) from error
+
+
+class OwnTransforms:
+    """The learner's item and batch transforms, run by fastai's pipelines as `get_preds` runs them."""
+
+    shape = None
+
+    def __init__(self, learn: Learner, device: torch.device) -> None:
+        transforms = learn.dls.valid_ds.tls[0].tfms.fs
+        opener = next(i for i, each in enumerate(transforms) if ".create" in getattr(each, "name", "") + repr(each))
+        self._dl = learn.dls.test_dl([b""], rm_type_tfms=opener, num_workers=0, device=device)
+        # Tells every transform that this is the valid set; without it augmentation stays on.
+        self._dl.before_iter()
+        self._open = Pipeline(transforms[opener:], split_idx=1)
+
+    def prepare(self, data: bytes, max_pixels: int) -> tuple[Any, int, int]:
+        """What fastai's item transforms make of an image, and its width and height. Raises ImageError."""
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            _, width, height = open_image(data, max_pixels, "RGB")
+            try:
+                image = self._open(data)
+            except Exception as error:
+                raise ImageError("undecodable", short(error)) from error
+            try:
+                (item,) = self._dl.after_item((image,))
+            except Exception as error:
+                raise ImageError("transform", short(error)) from error
+        return item, width, height
+
+    def batch(self, items: Sequence[Any]) -> torch.Tensor:
+        """What fastai's batch transforms make of prepared items: (n, channels, height, width)."""
+        batch = self._dl.create_batch(self._dl.before_batch([(item,) for item in items]))
+        (pixels,) = self._dl.after_batch(tuple(part.to(self._dl.device) for part in batch))
+        return torch.Tensor(pixels)

@@ -1,0 +1,185 @@
+"""From an image's bytes to the pixels that the network was trained on: fastai's valid-set transforms, rebuilt.
+
+Knows Pillow, and how fastai opens, crops, pads and resizes on the valid set; gives the same pixels to the bit as the
+learner's own item transforms, without their dispatch. Does not know the network. What it does not know is left to
+fastai's own pipelines (`own.py`).
+"""
+
+import io
+import math
+import re
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, Protocol
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+from torchvision.transforms.functional import pad
+
+from drivetrain.errors import ImageError
+
+# Pillow opens more than photographs. EPS would call Ghostscript; the others are documents or run codecs of their own.
+FORMATS = ("JPEG", "PNG", "GIF", "BMP", "TIFF", "WEBP", "PPM", "ICO", "TGA", "AVIF", "JPEG2000", "DIB", "PCX")
+_PAD_MODES = {"zeros": "constant", "border": "edge", "reflection": "reflect"}
+
+Size = tuple[int, int]
+Pixels = npt.NDArray[np.uint8]
+
+
+class Step(Protocol):
+    """One item transform as it acts on the valid set."""
+
+    @property
+    def size(self) -> Size:
+        """Width and height of what comes out."""
+        ...
+
+    def __call__(self, image: Image.Image) -> Image.Image:
+        """Transform one image."""
+        ...
+
+
+@dataclass(frozen=True)
+class Resize:
+    """fastai's Resize: ``crop`` to the target's shape from the middle, ``pad`` to it, or ``squish``."""
+
+    size: Size
+    method: Literal["crop", "pad", "squish"]
+    pad_mode: str
+    resample: int
+
+    def __call__(self, image: Image.Image) -> Image.Image:
+        """Transform one image."""
+        if self.method == "squish":
+            return image.resize(self.size, Image.Resampling(self.resample))
+        width, height = image.size
+        across, down = width / self.size[0], height / self.size[1]
+        scale = max(across, down) if self.method == "pad" else min(across, down)
+        box = int(scale * self.size[0]), int(scale * self.size[1])
+        corner = int(0.5 * (width - box[0])), int(0.5 * (height - box[1]))
+        return _crop_pad(image, box, corner, self.pad_mode).resize(self.size, Image.Resampling(self.resample))
+
+
+@dataclass(frozen=True)
+class RandomResizedCrop:
+    """fastai's RandomResizedCrop on the valid set: squish to a slightly larger size, then the middle of that."""
+
+    size: Size
+    larger: Size
+    resample: int
+
+    def __call__(self, image: Image.Image) -> Image.Image:
+        """Transform one image."""
+        image = image.resize(self.larger, Image.Resampling(self.resample))
+        return image if self.larger == self.size else _middle(image, self.size, "zeros")
+
+
+@dataclass(frozen=True)
+class CropPad:
+    """fastai's CropPad, and RandomCrop on the valid set: the middle, padded where the image is too small."""
+
+    size: Size
+    pad_mode: str
+
+    def __call__(self, image: Image.Image) -> Image.Image:
+        """Transform one image."""
+        return _middle(image, self.size, self.pad_mode)
+
+
+def _middle(image: Image.Image, size: Size, pad_mode: str) -> Image.Image:
+    corner = (image.size[0] - size[0]) // 2, (image.size[1] - size[1]) // 2
+    return _crop_pad(image, size, corner, pad_mode)
+
+
+def _crop_pad(image: Image.Image, box: Size, corner: Size, pad_mode: str) -> Image.Image:
+    """Cut a box out of an image, and pad what lies outside of it."""
+    width, height = image.size
+    left, top = max(corner[0], 0), max(corner[1], 0)
+    right, bottom = min(corner[0] + box[0], width), min(corner[1] + box[1], height)
+    if (left, top, right, bottom) != (0, 0, width, height):
+        image = image.crop((left, top, right, bottom))
+    before = max(-corner[0], 0), max(-corner[1], 0)
+    after = max(box[0] - width + corner[0], 0), max(box[1] - height + corner[1], 0)
+    if any((*before, *after)):
+        image = pad(image, [*before, *after], padding_mode=_PAD_MODES[pad_mode])
+    return image
+
+
+def random_resized_crop(size: Size, extra: float, resample: int) -> RandomResizedCrop:
+    """The step that stands for fastai's RandomResizedCrop with its ``val_xtra``."""
+    more = math.ceil(max(size) * extra / 8) * 8
+    return RandomResizedCrop(size, (size[0] + more, size[1] + more), resample)
+
+
+@dataclass(frozen=True)
+class Decoder:
+    """Makes pixels (height, width, channels) of an image's bytes: open as ``mode`` (RGB or L), then each step."""
+
+    mode: Literal["RGB", "L"]
+    steps: tuple[Step, ...]
+
+    @property
+    def shape(self) -> tuple[int, int, int] | None:
+        """Height, width and channels of what comes out, or None when they are the image's own."""
+        channels = 3 if self.mode == "RGB" else 1
+        return (self.steps[-1].size[1], self.steps[-1].size[0], channels) if self.steps else None
+
+    def prepare(self, data: bytes, max_pixels: int) -> tuple[Pixels, int, int]:
+        """The pixels of one image, and its own width and height. Raises ImageError with the reason why not."""
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            image, width, height = open_image(data, max_pixels, self.mode)
+            try:
+                for step in self.steps:
+                    image = step(image)
+            except Exception as error:
+                raise ImageError("transform", short(error)) from error
+            pixels = np.asarray(image)
+        return pixels if pixels.ndim == 3 else pixels[:, :, None], width, height
+
+
+def open_image(data: bytes, max_pixels: int, mode: str) -> tuple[Image.Image, int, int]:
+    """Decode an image as ``mode``, after a look at its header: a file of 400 kB can ask for a gigabyte.
+
+    Raises ImageError: ``empty``, ``too_large`` or ``undecodable``.
+    """
+    if not data:
+        raise ImageError("empty", "the object has no bytes")
+    image, width, height = look_at_header(data, max_pixels)
+    try:
+        image.load()
+        # Training saw it so: EXIF's orientation ignored, alpha dropped, the first frame of many.
+        return image if image.mode == mode else image.convert(mode), width, height
+    except Exception as error:
+        raise ImageError("undecodable", short(error)) from error
+
+
+def look_at_header(data: bytes, max_pixels: int) -> tuple[Image.Image, int, int]:
+    """An image that is not decoded yet, with its width and height. Raises ImageError."""
+    try:
+        # A format that this build of Pillow lacks makes Image.open fail on every file.
+        image = Image.open(io.BytesIO(data), formats=[name for name in FORMATS if name in Image.OPEN])
+        width, height = image.size
+    except Image.DecompressionBombError as error:
+        raise ImageError("too_large", short(error)) from error
+    except Exception as error:
+        raise ImageError("undecodable", short(error)) from error
+    if width * height > max_pixels:
+        raise ImageError("too_large", f"{width} x {height} pixels; max_pixels is {max_pixels}")
+    return image, width, height
+
+
+def same_shapes(items: Sequence[Any]) -> list[list[int]]:
+    """The places of the items that fit into one batch, for each shape."""
+    groups: dict[Any, list[int]] = {}
+    for place, item in enumerate(items):
+        groups.setdefault(getattr(item, "shape", None), []).append(place)
+    return list(groups.values())
+
+
+def short(error: Exception) -> str:
+    """An error in one line that does not change from run to run."""
+    text = re.sub(r"<_io\.BytesIO object at 0x[0-9a-f]+>", "the file", str(error).strip())
+    return f"{type(error).__name__}: {(text.splitlines() or [''])[0][:300]}"

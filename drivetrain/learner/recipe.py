@@ -1,0 +1,271 @@
+"""What an export is made of: network, classes, loss, and the transforms between an image and the network.
+
+Knows fastai's names for them, in a file that was read as data and in a learner that fastai loaded: both look the same
+from here. Does not run anything. `Recipe.unread` says in words what was assumed or left to fastai.
+"""
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import nn
+
+from drivetrain.errors import LearnerError
+from drivetrain.export import Task
+from drivetrain.learner.pixels import CropPad, Decoder, Resize, Step, random_resized_crop
+from drivetrain.learner.rebuild import Rebuilder, attributes, kind, plain
+from drivetrain.pickled import Call, Name, PickledFile, Refused, walk
+
+Activation = Literal["softmax", "sigmoid", "none"]
+
+_AUGMENT = "fastai.vision.augment."
+_SOFTMAX = {
+    "fastai.losses.CrossEntropyLossFlat", "fastai.losses.FocalLossFlat", "fastai.losses.LabelSmoothingCrossEntropy",
+    "fastai.losses.LabelSmoothingCrossEntropyFlat", "torch.nn.modules.loss.CrossEntropyLoss",
+}  # fmt: skip
+_SIGMOID = {"fastai.losses.BCEWithLogitsLossFlat", "torch.nn.modules.loss.BCEWithLogitsLoss"}
+# Batch transforms that leave the valid set as it is, up to the rounding of a resampling in place.
+_STILL = {f"{_AUGMENT}{name}" for name in ("AffineCoordTfm", "Flip", "Dihedral", "Rotate", "Zoom", "Warp")}
+_MULTI = {"fastai.data.transforms.MultiCategorize", "fastai.data.transforms.EncodedMultiCategorize"}
+
+
+@dataclass(frozen=True)
+class Loss:
+    """The name of the loss, what makes outputs of the network's last layer, and the threshold of multi-label."""
+
+    name: str
+    activation: Activation
+    threshold: float
+
+
+@dataclass(frozen=True)
+class Front:
+    """What happens to a batch of pixels before the network: divided by ``divisor``, then (x - mean) / std.
+
+    ``mean`` and ``std`` have the shape (1, channels, 1, 1), or are None.
+    """
+
+    divisor: float
+    mean: torch.Tensor | None
+    std: torch.Tensor | None
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """All that scoring needs of a learner.
+
+    ``decoder`` and ``front`` are None when a transform is known to fastai only; ``learn`` is then fastai's Learner.
+    ``transforms`` names those of the valid set in their order.
+    """
+
+    model: nn.Module
+    task: Task
+    vocab: tuple[str, ...]
+    loss: Loss
+    decoder: Decoder | None
+    front: Front | None
+    transforms: tuple[str, ...]
+    unread: tuple[str, ...]
+    learn: Any = None
+
+
+def recipe_from_data(data: bytes) -> Recipe:
+    """Read an export without running anything of it.
+
+    Raises Refused, naming what can't be read as data; LearnerError for a file that is damaged, or a learner that can't
+    be served.
+    """
+    file = PickledFile(data)
+    learn = file.root
+    if kind(learn) not in ("fastai.learner.Learner", "fastai.vision.learner.Learner"):
+        if "loaders" not in str(attributes(learn)) and "dls" not in attributes(learn):
+            raise LearnerError(
+                f"Expected a fastai Learner, found {kind(learn)}. Export it with learn.export(), not torch.save()."
+            )
+        raise Refused(kind(learn))
+    found = attributes(learn)
+    loader = attributes(found["dls"])["loaders"][-1]
+    # First of all: what can't be served needs no vouching for.
+    task, vocab = task_and_vocab(_targets(loader))
+    builder = Rebuilder(file)
+    decoder, front, names = _pixels(loader, builder)
+    loss, unread = _loss(found["loss_func"], task)
+    return Recipe(builder.module(found["model"]), task, vocab, loss, decoder, front, names, unread)
+
+
+def recipe_from_fastai(learn: Any) -> Recipe:
+    """The same of a Learner that fastai loaded; transforms that only fastai knows are left to it."""
+    try:
+        loader = learn.dls.loaders[-1]
+    except AttributeError as error:
+        raise LearnerError(
+            f"Expected a fastai Learner: {error}. Export it with learn.export(), not torch.save()."
+        ) from error
+    task, vocab = task_and_vocab(_targets(loader))
+    loss, unread = _loss(learn.loss_func, task)
+    try:
+        decoder, front, names = _pixels(loader, None)
+    except Refused as error:
+        own = tuple(kind(each) for each in (*loader.after_item.fs, *loader.after_batch.fs))
+        note = f"{error} is known to fastai only: its own transforms prepare the images, more slowly"
+        return Recipe(learn.model, task, vocab, loss, None, None, own, (*unread, note), learn)
+    return Recipe(learn.model, task, vocab, loss, decoder, front, names, unread, learn)
+
+
+def _members(pipeline: Any) -> list[Any]:
+    """The transforms of a Pipeline, in their order."""
+    members = attributes(pipeline).get("fs")
+    return list(attributes(members)["items"] if isinstance(members, Call) else members or [])
+
+
+def _lists(loader: Any) -> list[Any]:
+    datasets = attributes(loader).get("dataset")
+    lists = attributes(datasets).get("tls")
+    items = attributes(lists).get("items") if isinstance(lists, Call) else list(lists or [])
+    if items is None or len(items) != 2 or attributes(datasets).get("n_inp", 1) not in (1, None):
+        raise LearnerError("Only learners with one image in and one target out can be served.")
+    return list(items)
+
+
+def _targets(loader: Any) -> list[Any]:
+    return _members(attributes(_lists(loader)[1])["tfms"])
+
+
+def task_and_vocab(targets: list[Any]) -> tuple[Task, tuple[str, ...]]:
+    """What the learner predicts, from the transforms of its targets. Raises LearnerError for what can't be served."""
+    for each in targets:
+        name = kind(each)
+        if name in _MULTI or name == "fastai.data.transforms.Categorize":
+            vocab = tuple(str(word) for word in plain(_words(attributes(each)["vocab"])))
+            return ("multi_label" if name in _MULTI else "single_label"), vocab
+        if name == "fastai.data.transforms.RegressionSetup":
+            return "regression", ()
+    raise LearnerError(
+        "This learner predicts neither classes nor numbers (segmentation, text, keypoints can't be served). "
+        f"Its targets go through: {', '.join(name_of(each) for each in targets)}"
+    )
+
+
+def _words(vocab: Any) -> Any:
+    if kind(vocab) != "fastai.data.transforms.CategoryMap":
+        return vocab
+    return attributes(vocab)["items"]
+
+
+def name_of(transform: Any) -> str:
+    """A transform's name for people."""
+    given = attributes(transform).get("_name")
+    return given if isinstance(given, str) else kind(transform).rsplit(".", 1)[-1]
+
+
+def _loss(loss: Any, task: Task) -> tuple[Loss, tuple[str, ...]]:
+    name = str(loss) if isinstance(loss, Name) else kind(loss)
+    own = attributes(loss)
+    threshold = float(own.get("thresh", 0.5)) if isinstance(own.get("thresh", 0.5), int | float) else 0.5
+    if name in _SOFTMAX and own.get("axis", -1) in (-1, 1):
+        return Loss(name, "softmax", threshold), ()
+    if name in _SIGMOID:
+        return Loss(name, "sigmoid", threshold), ()
+    if task == "regression" or name == "fastai.losses.BCELossFlat":
+        return Loss(name, "none", threshold), ()
+    activation: Activation = "softmax" if task == "single_label" else "sigmoid"
+    return Loss(name, activation, threshold), (f"loss {name}: {activation} is taken for its activation",)
+
+
+def _pixels(loader: Any, builder: Rebuilder | None) -> tuple[Decoder, Front, tuple[str, ...]]:
+    """How an image becomes the network's input. Raises Refused for a transform that is not known."""
+    parts = attributes(loader)
+    mode = _mode(_members(attributes(_lists(loader)[0])["tfms"]))
+    if _members(parts.get("before_batch")):
+        raise Refused(f"{kind(_members(parts['before_batch'])[0])} (before_batch)")
+    names: list[str] = []
+    steps: list[Step] = []
+    for each in _members(parts["after_item"]):
+        if step := _step(each):
+            steps.append(step)
+            names.append(str(step))
+    front, front_names = _front(_members(parts["after_batch"]), builder)
+    return Decoder(mode, tuple(steps)), front, (f"PILImage as {mode}", *names, *front_names)
+
+
+def _mode(openers: list[Any]) -> Literal["RGB", "L"]:
+    """RGB for PILImage, L for PILImageBW; what stands before the opener finds a file, and is of no use here."""
+    for place, transform in enumerate(openers):
+        if not name_of(transform).endswith(".create"):
+            continue
+        if place + 1 < len(openers):
+            raise Refused(f"{kind(openers[place + 1])} (between opening and resizing)")
+        classes = _classes_named(transform)
+        if classes == {"fastai.vision.core.PILImage"}:
+            return "RGB"
+        if classes == {"fastai.vision.core.PILImageBW"}:
+            return "L"
+        raise Refused(" and ".join(sorted(classes)) or kind(transform))
+    raise LearnerError(
+        "Expected a learner that opens images (PILImage.create); its input goes through: "
+        f"{', '.join(name_of(each) for each in openers)}"
+    )
+
+
+def _classes_named(opener: Any) -> set[str]:
+    """The classes whose ``create`` an opener calls."""
+    if not isinstance(opener, Call):
+        return {f"{method.__self__.__module__}.{method.__self__.__qualname__}" for method in _methods(opener)}
+    found = set()
+    for value in walk(opener):
+        if not isinstance(value, Call):
+            continue
+        makes = value.function
+        bound = isinstance(makes, Call) and makes.name.endswith("._builtin_type") and makes.arguments == ("MethodType",)
+        if bound and len(value.arguments) == 2:
+            found.add(str(value.arguments[1]) if isinstance(value.arguments[1], Name) else kind(value.arguments[1]))
+        if value.name.endswith(".getattr") and value.arguments[1:] == ("create",):
+            found.add(str(value.arguments[0]))
+    return found
+
+
+def _methods(opener: Any) -> list[Any]:
+    found = [method.implementation for method in opener.encodes.methods]
+    return [method for method in found if isinstance(getattr(method, "__self__", None), type)]
+
+
+def _step(transform: Any) -> Step | None:
+    """The step that an item transform is on the valid set; None if it does nothing there."""
+    name, own = kind(transform), attributes(transform)
+    if own.get("split_idx") == 0 or name == "fastai.data.transforms.ToTensor":
+        return None
+    if name == f"{_AUGMENT}Resize":
+        method = plain(own["method"])
+        return Resize(plain(own["size"]), method, plain(own["pad_mode"]), plain(own["mode"]))
+    if name == f"{_AUGMENT}RandomResizedCrop":
+        return random_resized_crop(plain(own["size"]), plain(own["val_xtra"]), plain(own["mode"]))
+    if name == f"{_AUGMENT}CropPad":
+        return CropPad(plain(own["size"]), plain(own["pad_mode"]))
+    if name == f"{_AUGMENT}RandomCrop":
+        return CropPad(plain(own["size"]), "zeros")
+    raise Refused(name)
+
+
+def _front(transforms: list[Any], builder: Rebuilder | None) -> tuple[Front, list[str]]:
+    divisor: float | None = None
+    mean = std = None
+    names = []
+    for each in transforms:
+        name, own = kind(each), attributes(each)
+        if name == "fastai.data.transforms.IntToFloatTensor":
+            divisor = float(plain(own["div"]))
+            names.append(f"IntToFloatTensor(div={divisor:g})")
+        elif name == "fastai.data.transforms.Normalize" and mean is None:
+            mean, std = (builder.tensor(own[key]) if builder else own[key].cpu() for key in ("mean", "std"))
+            names.append(f"Normalize(mean={_listed(mean)}, std={_listed(std)})")
+        elif (name in _STILL and own.get("size") is None) or own.get("split_idx") == 0:
+            continue  # augmentation, which the valid set does not see
+        else:
+            raise Refused(name)
+    if divisor is None:
+        raise Refused("a learner without IntToFloatTensor")
+    return Front(divisor, mean, std), names
+
+
+def _listed(tensor: torch.Tensor) -> str:
+    return "[" + ", ".join(f"{value:.3g}" for value in tensor.flatten().tolist()) + "]"

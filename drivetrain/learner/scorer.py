@@ -1,0 +1,299 @@
+"""An exported learner as a scorer of images: bytes in, predictions out.
+
+Knows which way in a file takes (as data, or by fastai when it is vouched for), which engine computes, and how an engine
+proves itself. Does not know where an image comes from or where its row goes.
+"""
+
+import hashlib
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from PIL import Image
+from torch import nn
+
+from drivetrain.errors import ImageError, LearnerError, TrustError
+from drivetrain.export import LearnerInfo, how_to_trust
+from drivetrain.learner.engines import CPU_BATCH, Engine, OpenVinoEngine, Served, TorchEngine, engine_version
+from drivetrain.learner.own import OwnTransforms, load_vouched
+from drivetrain.learner.pixels import same_shapes, short
+from drivetrain.learner.recipe import Recipe, recipe_from_data, recipe_from_fastai
+from drivetrain.pickled import Refused
+
+# What the fast engine may differ by from eager torch: in a probability, and in the cosine of embeddings.
+TOLERANCE = 1e-4
+LEAST_COSINE = 0.9999
+GPU_BATCH = 64
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """What a learner says of n images.
+
+    ``outputs`` (n, k): softmax, multi-label probabilities, or regression values, as ``get_preds`` gives them.
+    ``energy`` (n,): logsumexp of the logits, None but for single_label. ``chosen`` (n, k): multi-label decisions, None
+    otherwise. ``embeddings`` (n, d), None without them.
+    """
+
+    outputs: npt.NDArray[np.float32]
+    energy: npt.NDArray[np.float32] | None
+    chosen: npt.NDArray[np.bool_] | None
+    embeddings: npt.NDArray[np.float32] | None
+
+
+@dataclass(frozen=True)
+class Proof:
+    """How far an engine is from eager torch on some images. ``reason`` is empty when it may be used."""
+
+    images: int
+    difference: float
+    cosine: float
+    same_labels: bool
+    reason: str
+
+
+class ExportedLearner:
+    """A fastai learner that scores images. Make one with `open_learner`."""
+
+    def __init__(
+        self,
+        recipe: Recipe,
+        sha256: str,
+        *,
+        embedding: str,
+        engine: str,
+        threads: int | None,
+        device: torch.device,
+        half: bool,
+    ) -> None:
+        self._recipe, self._threads, self._device, self._half = recipe, threads, device, half
+        model = recipe.model.eval()
+        name, layer = ("", None) if embedding == "none" else named_layer(model, embedding)
+        self._layer = layer
+        self._own = OwnTransforms(recipe.learn, device) if recipe.decoder is None else None
+        self._front: Any = recipe.decoder or self._own
+        self._engine: Engine = self.eager
+        outputs, size = self._probe()
+        if recipe.vocab and len(recipe.vocab) != outputs:
+            raise LearnerError(
+                f"The learner has {len(recipe.vocab)} classes and {outputs} outputs; they should be the same."
+            )
+        self.info = LearnerInfo(
+            model_id=sha256[:12], sha256=sha256, task=recipe.task, vocab=recipe.vocab, outputs=outputs, layer=name,
+            embedding_size=size, architecture=_architecture(model), loss=recipe.loss.name,
+            transforms=recipe.transforms, unread=recipe.unread, read="fastai" if recipe.learn else "data",
+        )  # fmt: skip
+        if engine == "openvino":
+            self._engine = self.fast
+
+    @cached_property
+    def eager(self) -> TorchEngine:
+        """The network in eager torch, which every other engine is held against."""
+        return TorchEngine(Served(self._recipe.model, self._recipe.front, self._layer), self._device, self._half)
+
+    @cached_property
+    def fast(self) -> OpenVinoEngine:
+        """The network in OpenVINO. Raises LearnerError with the reason why it can't be."""
+        shape = self._front.shape
+        if shape is None:
+            raise LearnerError("its transforms do not give all images one size")
+        try:
+            return OpenVinoEngine(self.eager.served, shape, self._threads)
+        except ImportError as error:
+            raise LearnerError(f"OpenVINO is not installed here: {error}") from error
+        except Exception as error:
+            raise LearnerError(f"OpenVINO can't convert it: {short(error)}") from error
+
+    def prove(self, items: Sequence[Any]) -> Proof:
+        """Hold the fast engine against eager torch on prepared items."""
+        try:
+            fast = self.fast
+        except LearnerError as error:
+            return Proof(0, 0.0, 0.0, False, str(error))
+        expected, found = (self._forward(engine, items) for engine in (self.eager, fast))
+        difference = float(np.abs(expected.outputs - found.outputs).max())
+        cosine = _least_cosine(expected.embeddings, found.embeddings)
+        same = bool((expected.outputs.argmax(1) == found.outputs.argmax(1)).all())
+        # A regression's values have no scale of their own.
+        scale = max(1.0, float(np.abs(expected.outputs).max()))
+        near = difference <= TOLERANCE * scale and cosine >= LEAST_COSINE and same
+        reason = "" if near else f"OpenVINO differs by {difference:.1e}, least cosine {cosine:.6f}"
+        return Proof(len(items), difference, cosine, same, reason)
+
+    def prepare(self, data: bytes, max_pixels: int) -> tuple[Any, int, int]:
+        """Decode one image and run the learner's item transforms: (item, width, height).
+
+        Raises ImageError with the reason why this image can't be scored.
+        """
+        item, width, height = self._front.prepare(data, max_pixels)
+        return item, width, height
+
+    def predict(self, items: Sequence[Any]) -> list["Predictions | ImageError"]:
+        """Score prepared items: for each, its own Predictions (n = 1) or the ImageError that it caused."""
+        results: list[Predictions | ImageError | None] = [None] * len(items)
+        most = GPU_BATCH if self._device.type == "cuda" else CPU_BATCH
+        for same in same_shapes(items):
+            for first in range(0, len(same), most):
+                self._predict_some(results, items, same[first : first + most])
+        return [result for result in results if result is not None]
+
+    def _predict_some(self, results: list[Any], items: Sequence[Any], places: Sequence[int]) -> None:
+        try:
+            _put(results, places, self._forward(self._engine, [items[i] for i in places]))
+        except Exception:
+            for i in places:
+                try:
+                    _put(results, [i], self._forward(self._engine, [items[i]]))
+                except Exception as error:
+                    results[i] = ImageError("model", short(error))
+
+    def _forward(self, engine: Engine, items: Sequence[Any]) -> Predictions:
+        batch = self._own.batch(items) if self._own else np.stack(items)
+        found, embeddings = engine.run(batch)
+        raw = torch.from_numpy(found)
+        loss = self._recipe.loss
+        if loss.activation == "softmax":
+            outputs = torch.softmax(raw, 1)
+        else:
+            outputs = torch.sigmoid(raw) if loss.activation == "sigmoid" else raw
+        single, multi = self._recipe.task == "single_label", self._recipe.task == "multi_label"
+        return Predictions(
+            outputs.numpy(),
+            torch.logsumexp(raw, 1).numpy() if single else None,
+            (outputs > loss.threshold).numpy() if multi else None,
+            embeddings,
+        )
+
+    def details(self) -> dict[str, Any]:
+        """What a person wants to know beside `info`: parameters, activation, layers, and what computes it."""
+        model = self._recipe.model
+        try:
+            fast = f"OpenVINO {engine_version()} computed it" if self.fast else ""
+        except LearnerError as error:
+            fast = f"torch only: {error}"
+        return {
+            "parameters": sum(each.numel() for each in model.parameters()),
+            "activation": self._recipe.loss.activation,
+            "threshold": self._recipe.loss.threshold if self._recipe.task == "multi_label" else None,
+            "pixels": "drivetrain's own" if self._recipe.decoder else "fastai's, more slowly",
+            "engine": fast,
+            "layers": {name: type(each).__name__ for name, each in model.named_modules() if 0 < len(name) < 6},
+        }
+
+    def _probe(self) -> tuple[int, int]:
+        """The number of outputs and the embedding's size, from one gray image."""
+        sink = io.BytesIO()
+        Image.new("RGB", (256, 256), (128, 128, 128)).save(sink, "PNG")
+        try:
+            found = self._forward(self.eager, [self.prepare(sink.getvalue(), 256 * 256)[0]])
+        except Exception as error:
+            raise LearnerError(
+                f"The learner fails on a plain gray image of 256 x 256 pixels: {short(error)}"
+            ) from error
+        return found.outputs.shape[1], 0 if found.embeddings is None else found.embeddings.shape[1]
+
+
+def open_learner(
+    data: bytes,
+    sha256: str,
+    embedding: str = "head",
+    *,
+    vouched: bool = False,
+    engine: str = "torch",
+    threads: int | None = None,
+    gpu: bool = False,
+    half: bool = False,
+) -> ExportedLearner:
+    """Open an export: read as data, or, when its owner vouched for it and that is not possible, by fastai.
+
+    ``embedding`` is ``head``, ``none``, or the name of a layer; ``engine`` is ``torch`` or ``openvino``; ``threads``
+    limits torch in this process (an actor has one CPU); ``gpu`` puts the network on the GPU that Ray gave this process
+    (written with care, never run: we have no GPU), where ``half`` means autocast to float16.
+    Raises TrustError when ``data`` is not what ``sha256`` names, or can be opened only by running what is inside;
+    LearnerError when it can't be loaded or served.
+    """
+    if hashlib.sha256(data).hexdigest() != sha256:
+        raise TrustError(f"Not opened: the learner's bytes are not the ones with sha256 {sha256}; the copy is damaged.")
+    if threads:
+        torch.set_num_threads(threads)
+    Image.init()
+    if gpu and not torch.cuda.is_available():
+        raise LearnerError("--gpus-per-actor is set, and torch finds no GPU on this node.")
+    device = torch.device("cuda" if gpu else "cpu")
+    return ExportedLearner(
+        _recipe(data, sha256, vouched),
+        sha256,
+        embedding=embedding,
+        engine=engine,
+        threads=threads,
+        device=device,
+        half=half,
+    )
+
+
+def _recipe(data: bytes, sha256: str, vouched: bool) -> Recipe:
+    try:
+        return recipe_from_data(data)
+    except Refused as error:
+        if vouched:
+            return recipe_from_fastai(load_vouched(data))
+        raise TrustError(
+            f"Not opened: the learner can't be read as data, because of {error}\n"
+            "Opening it in fastai's way runs the code inside it. " + how_to_trust(sha256)
+        ) from error
+
+
+def _put(results: list[Any], where: Sequence[int], found: Predictions) -> None:
+    def of(values: Any, i: int) -> Any:
+        return None if values is None else values[i : i + 1]
+
+    for i, place in enumerate(where):
+        results[place] = Predictions(
+            found.outputs[i : i + 1], of(found.energy, i), of(found.chosen, i), of(found.embeddings, i)
+        )
+
+
+def _least_cosine(one: npt.NDArray[np.float32] | None, other: npt.NDArray[np.float32] | None) -> float:
+    if one is None or other is None:
+        return 1.0
+    lengths = np.linalg.norm(one, axis=1) * np.linalg.norm(other, axis=1)
+    return float(((one * other).sum(1) / np.maximum(lengths, 1e-12)).min())
+
+
+def named_layer(model: nn.Module, embedding: str) -> tuple[str, nn.Module]:
+    """The layer whose input is the embedding: ``head`` by the rule of `embedding_layer`, else the one of that name."""
+    if embedding == "head":
+        return embedding_layer(model)
+    layers = dict(model.named_modules())
+    if embedding not in layers or not embedding:
+        some = ", ".join([name for name in layers if name][-12:])
+        raise LearnerError(f"The network has no layer {embedding!r}. Its last ones: {some}")
+    return embedding, layers[embedding]
+
+
+def embedding_layer(model: nn.Module) -> tuple[str, nn.Module]:
+    """The layer whose input is the embedding, and its name.
+
+    In a fastai model (body, head): the head's first layer with parameters, which pooling and flattening feed. In any
+    other: the last Linear. That is all that a new head needs to score the same images again.
+    """
+    if isinstance(model, nn.Sequential) and len(model) == 2:
+        for name, module in model[1].named_modules():
+            if any(True for _ in module.parameters(recurse=False)):
+                return f"1.{name}", module
+    linear = [(name, module) for name, module in model.named_modules() if isinstance(module, nn.Linear)]
+    if not linear:
+        raise LearnerError('The model has no Linear layer to take embeddings from; use   embedding = "none".')
+    return linear[-1]
+
+
+def _architecture(model: nn.Module) -> str:
+    """The network's class, or in a fastai model (body, head) that of the body and its blocks."""
+    names = [type(each).__name__ for each in model.modules() if type(each).__module__.split(".")[0] != "torch"]
+    blocks = dict.fromkeys(name for name in names if name != "Sequential")
+    return ", ".join([type(model).__name__, *list(blocks)[:3]])

@@ -1,0 +1,173 @@
+"""Every learner of the zoo is read as data, in a process that knows none of its code, and scores as fastai does.
+
+The images are crops of real photographs in many sizes and shapes, which no learner was trained on.
+"""
+
+import warnings
+from pathlib import Path
+from typing import Any
+
+import learners
+import numpy as np
+import pytest
+import torch
+import zoo
+from fastai.vision.all import load_learner
+from PIL import Image
+from sklearn.datasets import load_sample_images
+
+from drivetrain.errors import LearnerError, TrustError
+from drivetrain.learner import ExportedLearner, open_learner
+
+pytestmark = pytest.mark.slow
+
+SIZES = (
+    (400, 500),
+    (500, 400),
+    (427, 427),
+    (96, 640),
+    (300, 64),
+    (64, 64),
+    (50, 40),
+    (401, 333),
+    (224, 224),
+    (33, 400),
+)
+FRAMES = {"from_df", "multi-label", "regression", "grey"}
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    return learners.write_photos(tmp_path_factory.mktemp("zoo") / "photos", 24)
+
+
+@pytest.fixture(scope="module")
+def unseen(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    """Crops of many sizes, in folders by label."""
+    rng = np.random.default_rng(7)
+    folder, paths = tmp_path_factory.mktemp("unseen"), []
+    for i, (width, height) in enumerate(SIZES * 2):
+        photo = Image.fromarray(load_sample_images().images[i % 2])
+        left, top = int(rng.integers(0, 640 - min(width, 639))), int(rng.integers(0, 427 - min(height, 426)))
+        path = folder / ("china", "flower")[i % 2] / f"china_{i:02d}.jpg"
+        path.parent.mkdir(exist_ok=True)
+        photo.crop((left, top, left + width, top + height)).save(path, quality=92)
+        paths.append(path)
+    return paths
+
+
+@pytest.fixture(scope="module", params=zoo.ZOO)
+def animal(request: pytest.FixtureRequest, photos: list[Path], tmp_path_factory: pytest.TempPathFactory) -> Any:
+    path = tmp_path_factory.mktemp("learner") / "export.pkl"
+    return request.param, learners.exported(zoo.ZOO[request.param](photos), path)
+
+
+def opened(exported: learners.Exported, **more: Any) -> ExportedLearner:
+    return open_learner(Path(exported.path).read_bytes(), exported.sha256, **more)
+
+
+def outputs_of(learner: ExportedLearner, paths: list[Path]) -> np.ndarray[Any, Any]:
+    items = [learner.prepare(path.read_bytes(), 10_000_000)[0] for path in paths]
+    return np.concatenate([each.outputs for each in learner.predict(items)])  # type: ignore[union-attr]
+
+
+def fastai_of(name: str, path: str, images: list[Path]) -> tuple[Any, Any]:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        learn = load_learner(path)
+        return learn, learn.dls.test_dl(learners.frame_of(images) if name in FRAMES else images, num_workers=0, bs=1)
+
+
+def test_same_as_get_preds_on_both_engines(animal: Any, unseen: list[Path]) -> None:
+    name, exported = animal
+    learner = opened(exported)
+    assert learner.info.read == "data" and learner.info.unread == ()
+    learn, loader = fastai_of(name, exported.path, unseen)
+    with learn.no_bar(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        expected = learn.get_preds(dl=loader)[0].numpy().reshape(len(unseen), -1)
+    found, fast = outputs_of(learner, unseen), outputs_of(opened(exported, engine="openvino"), unseen)
+    np.testing.assert_allclose(found, expected, atol=1e-5)
+    np.testing.assert_allclose(fast, expected, atol=1e-4)
+    if learner.info.task != "regression":
+        np.testing.assert_array_equal(found.argmax(1), expected.argmax(1))
+        np.testing.assert_array_equal(fast.argmax(1), expected.argmax(1))
+
+
+def test_pixels_equal_fastais_to_the_bit(animal: Any, unseen: list[Path]) -> None:
+    name, exported = animal
+    learner = opened(exported)
+    _, loader = fastai_of(name, exported.path, unseen)
+    loader.before_iter()
+    for path, item in zip(unseen, loader.dataset, strict=True):
+        (expected,) = loader.after_item(item)[:1]
+        found = learner.prepare(path.read_bytes(), 10_000_000)[0]
+        np.testing.assert_array_equal(found, expected.numpy().transpose(1, 2, 0), str(path.name))
+
+
+def test_the_fast_engine_gives_the_same_embeddings(animal: Any, unseen: list[Path]) -> None:
+    _, exported = animal
+    learner = opened(exported)
+    proof = learner.prove([learner.prepare(path.read_bytes(), 10_000_000)[0] for path in unseen])
+    assert proof.reason == "" and proof.images == len(unseen) and proof.cosine >= 0.9999
+
+
+def test_a_fast_engine_that_computes_something_else_is_not_proved(photos: list[Path], tmp_path: Path) -> None:
+    learner = opened(learners.exported(zoo.ZOO["squish"](photos), tmp_path / "export.pkl"))
+    items = [learner.prepare(path.read_bytes(), 10_000_000)[0] for path in photos]
+    assert learner.prove(items).reason == ""
+    learner = opened(learners.exported(zoo.ZOO["squish"](photos), tmp_path / "export.pkl"))
+    _ = learner.fast
+    learner._recipe.model[0][0][0].weight.data.mul_(1.01)
+    assert "differs by" in learner.prove(items).reason
+
+
+def test_a_learner_whose_images_keep_their_size_is_left_to_torch(tmp_path: Path) -> None:
+    learners.write_digits(tmp_path / "digits", 0, 64, by_label=True)
+    learn = learners.digits_learner(tmp_path / "digits", epochs=1)
+    learner = opened(learners.exported(learn, tmp_path / "export.pkl"))
+    assert (
+        "one size"
+        in learner.prove(
+            [learner.prepare((tmp_path / "digits").rglob("*.png").__next__().read_bytes(), 9999)[0]]
+        ).reason
+    )
+
+
+def test_another_layer_may_be_the_embedding(photos: list[Path], tmp_path: Path) -> None:
+    exported = learners.exported(zoo.ZOO["squish"](photos), tmp_path / "export.pkl")
+    learner = opened(exported, embedding="1.0")
+    assert (learner.info.layer, learner.info.embedding_size) == ("1.0", 64)
+    items = [learner.prepare(path.read_bytes(), 10_000_000)[0] for path in photos[:4]]
+    body = learner._recipe.model[0]
+    pixels = torch.from_numpy(np.stack(items)).permute(0, 3, 1, 2).float() / 255
+    with torch.inference_mode():
+        expected = body(pixels).mean((2, 3)).numpy()
+    found = np.concatenate([each.embeddings for each in learner.predict(items)])  # type: ignore[union-attr]
+    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-6)
+    with pytest.raises(LearnerError, match=r"no layer '9.9'.*1\.8"):
+        opened(exported, embedding="9.9")
+
+
+def test_a_transform_of_the_users_own_needs_vouching_and_then_scores_as_fastai_does(
+    photos: list[Path], unseen: list[Path], tmp_path: Path
+) -> None:
+    """What isn't on the list is refused by name; vouched for, fastai's own pipelines run it."""
+    exported = learners.exported(zoo.with_own_transform(photos), tmp_path / "export.pkl")
+    with pytest.raises(TrustError, match=r"zoo\.Darken") as refused:
+        opened(exported)
+    assert f"--trust {exported.sha256}" in str(refused.value)
+    learner = opened(exported, vouched=True)
+    assert learner.info.read == "fastai" and "zoo.Darken" in learner.info.unread[0]
+    learn, loader = fastai_of("", exported.path, unseen)
+    with learn.no_bar():
+        expected = learn.get_preds(dl=loader)[0].numpy()
+    np.testing.assert_allclose(outputs_of(learner, unseen), expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("kind", ["segmentation", "points"])
+def test_what_cannot_be_served_is_refused_before_any_work(kind: str, photos: list[Path], tmp_path: Path) -> None:
+    exported = learners.exported(zoo.UNSERVED[kind](photos), tmp_path / "export.pkl")
+    for vouched in (False, True):
+        with pytest.raises(LearnerError, match="can't be served"):
+            opened(exported, vouched=vouched)
