@@ -46,7 +46,7 @@ class Images:
 
     def __init__(self, batches: Iterable[pa.RecordBatch]) -> None:
         self._count, self.bytes, last = 0, 0, ""
-        self._file = tempfile.SpooledTemporaryFile(MEMORY_BYTES)
+        self._file = tempfile.SpooledTemporaryFile(MEMORY_BYTES)  # noqa: SIM115  # it lives as long as the object
         with pa.ipc.new_file(self._file, IMAGE, options=pa.ipc.IpcWriteOptions(compression="zstd")) as file:
             for batch in _pieces(batches, BATCH_ROWS):
                 assert last <= _first(batch) and _ascends(batch), "images must come in the order of their uris"
@@ -107,7 +107,7 @@ def without(batches: Iterable[pa.RecordBatch], known: Iterator[pa.RecordBatch]) 
     """
     upcoming = next(known, None)
     held: list[pa.RecordBatch] = []
-    for batch in batches:
+    for batch in filter(len, batches):
         keys, last = _keys(batch), _last(batch)
         new = np.ones(len(batch), dtype=bool)
         for each in held:

@@ -15,16 +15,9 @@ from drivetrain.config import Config
 from drivetrain.console import Counting, busy, say
 from drivetrain.errors import RunError, SettingError
 from drivetrain.export import LearnerInfo, read_trusted
+from drivetrain.images import without
 from drivetrain.layout import Layout
-from drivetrain.manifest import (
-    Plan,
-    check_prefix,
-    find_plan,
-    freeze,
-    frozen_table,
-    list_images,
-    read_manifest,
-)
+from drivetrain.manifest import Plan, check_prefix, find_plan, freeze, list_images, manifest_images
 from drivetrain.root import from_json, open_root, to_json
 from drivetrain.run import Commit, PartCounts, Run, RunRecord, run_id_of
 from drivetrain.schema import SCHEMA_MAJOR
@@ -56,7 +49,7 @@ def score_images(config: Config) -> dict[str, Any]:
         plan = freeze(
             store,
             layout,
-            frozen_table(listing.images),
+            listing.images,
             source=source,
             kind="plan",
             name=name,
@@ -206,6 +199,5 @@ def result_of(run: Run) -> dict[str, Any]:
 
 
 def _new_since(store: Store, layout: Layout, plan: Plan) -> int:
-    folder = plan.paths(layout).manifest(plan.digest)
-    known = set(zip(*(read_manifest(store, folder)[key].to_pylist() for key in ("uri", "etag")), strict=True))
-    return sum((image.uri, image.etag) not in known for image in list_images(store, plan.prefix).images)
+    known = manifest_images(store, plan.paths(layout).manifest(plan.digest))
+    return sum(len(batch) for batch in without(list_images(store, plan.prefix).images.batches(), known))

@@ -14,10 +14,12 @@ the object is read back and compared.
 import mimetypes
 import os
 import uuid
-from collections.abc import Iterable, Iterator, Mapping
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
-from typing import IO, Any
+from typing import IO, Any, TypeVar
 
 import fsspec
 import pyarrow as pa
@@ -28,7 +30,11 @@ from drivetrain.config import Options
 from drivetrain.errors import StoreError
 from drivetrain.images import ObjectInfo, batches_of, in_order
 
+AT_ONCE = 16
+
 Entry = Mapping[str, Any]
+Item = TypeVar("Item")
+Result = TypeVar("Result")
 
 
 class Store:
@@ -200,6 +206,21 @@ class Store:
         """A Parquet file, or some of its columns."""
         with self.open(uri) as file:
             return pq.read_table(file, columns=columns)
+
+
+def several_at_once(do: Callable[[Item], Result], items: Iterable[Item]) -> list[Result]:
+    """What ``do`` makes of each item, in their order. In threads: a store answers late, but many at once.
+
+    No more items are drawn than are at work, so that they may come from a stream. Raises what ``do`` raises.
+    """
+    results: list[Result] = []
+    at_work: deque[Future[Result]] = deque()
+    with ThreadPoolExecutor(AT_ONCE) as pool:
+        for item in items:
+            if len(at_work) == AT_ONCE:
+                results.append(at_work.popleft().result())
+            at_work.append(pool.submit(do, item))
+        return results + [each.result() for each in at_work]
 
 
 def parquet_bytes(table: pa.Table, row_group_size: int | None = None) -> bytes:

@@ -135,12 +135,12 @@ def test_what_changes_or_goes_after_the_listing_is_told(exported: learners.Expor
     config = config_of(exported, Config(root=str(tmp_path / "root"), actors=0, max_failed=1.0), images=str(folder))
     with pytest.raises(TrustError):
         score_images(config.model_copy(update={"trust": ()}))
-    from drivetrain.manifest import freeze, frozen_table, list_images
+    from drivetrain.manifest import freeze, list_images
 
     store, layout = open_root(config)
     listing = list_images(store, str(folder))
     freeze(
-        store, layout, frozen_table(listing.images), source="digits", kind="plan", name="first",
+        store, layout, listing.images, source="digits", kind="plan", name="first",
         prefix=str(folder), skipped={},
     )  # fmt: skip
     paths[0].unlink()
