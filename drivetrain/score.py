@@ -151,15 +151,13 @@ def _watched(
     run: Run, config: Config, missing: list[int], numbers: cluster.RunMetrics
 ) -> Iterator[tuple[int, PartCounts]]:
     """Score shards on actors, with progress, metrics and a heartbeat beside."""
-    from drivetrain.shard import ShardScorer
-
     record = run.record
     per_shard = record.images / max(1, record.shards)
     done = 0 if len(missing) == record.shards else int(record.images - per_shard * len(missing))
     if done:
         say(f"Resuming {record.run_id}: {record.shards - len(missing):,} of {record.shards:,} parts are there.")
     make = partial(
-        ShardScorer,
+        _scorer,
         run.store.options,
         run.layout.root,
         record.run_id,
@@ -180,6 +178,13 @@ def _watched(
                 run.beat(progress.done)
                 beaten = time.monotonic()
             yield shard, counts
+
+
+def _scorer(*about: Any) -> cluster.Worker[PartCounts]:
+    """What an actor makes its worker with. Torch and fastai, 0.6 GB, are imported there and not in the driver."""
+    from drivetrain.shard import ShardScorer
+
+    return ShardScorer(*about)
 
 
 def result_of(run: Run) -> dict[str, Any]:
