@@ -1,8 +1,9 @@
 """Many images in little memory: batches of Arrow columns in the order of their uris, on disk once they are many.
 
 Knows the columns of an image, their order, and how two streams of images are laid over each other. Does not know where
-images come from or what becomes of them. Ten million images are 1.5 GB as columns and some 5 GB as Python objects; so
-they pass through here batch by batch, and whatever needs them twice keeps them compressed in a temporary file.
+images come from or what becomes of them. Ten million images are 1.3 GB as columns and some 4 GB as Python objects; so
+they pass through here batch by batch, and whatever needs them twice keeps them compressed in a temporary file, some
+30 bytes an image.
 
 Order is that of the uris' UTF-8 bytes, as in a bucket; Python and Arrow sort strings alike.
 """
@@ -23,7 +24,7 @@ from drivetrain.schema import IMAGE
 BATCH_ROWS = 16_384
 # What is sorted in memory at once: some 30 MB of columns, thrice while Arrow sorts.
 SORTED_ROWS = 16 * BATCH_ROWS
-# A night of some 50,000 images never touches the disk.
+# A night of 100,000 images never touches the disk.
 MEMORY_BYTES = 4 * 1024**2
 # Streams that are merged at once. Each holds a batch, of up to a manifest's file.
 FAN_IN = 16
