@@ -202,7 +202,7 @@ def measured(count: int) -> dict[str, Any]:
 
 def per_image(count: int, found: list[dict[str, Any]]) -> float:
     """Microseconds of work for one image, without the start of the actors."""
-    work = median(sum(each["seconds"][phase] for phase in PHASES if phase != "starting") for each in found)
+    work: float = median(sum(each["seconds"][phase] for phase in PHASES if phase != "starting") for each in found)
     return work / count * 1e6
 
 
