@@ -119,8 +119,8 @@ class StubScorer:
         return self._run.save_part(task, pa.table({"error": pa.nulls(rows, pa.string())}))
 
 
-def peak_mb() -> int:
-    """The most memory that this process has had so far, in MB."""
+def peak_mib() -> int:
+    """The most memory that this process has had so far, in MiB."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
 
 
@@ -137,7 +137,7 @@ class Watch:
         started = time.perf_counter()
         yield
         self.seconds[name] = time.perf_counter() - started
-        self.peak[name] = peak_mb()
+        self.peak[name] = peak_mib()
 
 
 def drive(count: int) -> dict[str, Any]:
@@ -149,7 +149,7 @@ def drive(count: int) -> dict[str, Any]:
     from drivetrain.run import Run
     from drivetrain.store import Store
 
-    imports, watch = peak_mb(), Watch()
+    imports, watch = peak_mib(), Watch()
     store, layout, config = Store(), Layout("s3://root/drivetrain"), Config(actors=ACTORS)
     with watch.phase("listing"):
         listing = list_images(store, f"s3://images-{count}/in")
@@ -184,7 +184,7 @@ def drive(count: int) -> dict[str, Any]:
         closed = score.finish_run(run, config)
     assert (closed.rows, len(closed.parts)) == (count, plan.shards)
     watch.seconds["freezing"] += watch.seconds["begin"]
-    return {"imports": imports, "peak": peak_mb(), "shards": plan.shards, "seconds": watch.seconds, "at": watch.peak}
+    return {"imports": imports, "peak": peak_mib(), "shards": plan.shards, "seconds": watch.seconds, "at": watch.peak}
 
 
 def measured(count: int) -> dict[str, Any]:
@@ -228,7 +228,7 @@ measurements their medians are shown. A driver that opens a learner for the firs
 def page(found: dict[int, list[dict[str, Any]]]) -> str:
     """All of it as Markdown."""
     heads = ["images", "shards", "measured", "listing s", "freezing s", "first result s", "dispatch s", "commit s"]
-    heads += ["shards/s", "peak MB", "of it imports MB", "µs per image"]
+    heads += ["shards/s", "peak MiB", "of it imports MiB", "µs per image"]
     table = [heads, ["---:"] * len(heads), *(line(count, each) for count, each in found.items())]
     small, large = min(found), max(found)
     ratio = per_image(large, found[large]) / per_image(small, found[small])
