@@ -17,6 +17,7 @@ from drivetrain.manifest import (
     SHARD_BYTES,
     SHARD_IMAGES,
     SMALLEST_SHARD,
+    _text_bytes,
     check_prefix,
     copy_manifest,
     digest_of,
@@ -105,6 +106,12 @@ def cut(sizes: list[int]) -> list[int]:
 )
 def test_shards_are_bounded_by_count_and_a_small_run_is_cut_for_several_actors(number: int, shards: list[int]) -> None:
     assert cut([10] * number) == shards
+
+
+@pytest.mark.parametrize("batch_rows", [1, 7, 64, 100])
+def test_a_shard_is_filled_from_as_many_batches_as_it_takes(monkeypatch: pytest.MonkeyPatch, batch_rows: int) -> None:
+    monkeypatch.setattr("drivetrain.images.BATCH_ROWS", batch_rows)
+    assert cut([10] * 1000) == [64] * 15 + [40]
 
 
 def test_shards_are_bounded_by_bytes() -> None:
@@ -243,6 +250,12 @@ def test_the_digest_changes_with_an_image(changed: ObjectInfo) -> None:
 def test_the_digest_changes_when_the_same_letters_belong_to_other_images() -> None:
     pairs = [[image("1", etag="ab"), image("2", etag="c")], [image("1", etag="a"), image("2", etag="bc")]]
     assert len({digest_of(listed(pair)) for pair in pairs}) == 2
+
+
+def test_the_bytes_of_a_column_are_those_of_its_slice() -> None:
+    column = pa.array(["before", "été", "", "x", "after"]).slice(1, 3)
+    assert bytes(_text_bytes(column)) == "étéx".encode()
+    assert bytes(_text_bytes(pa.array(["", ""]))) == b""
 
 
 def test_the_digest_does_not_change_with_the_time_of_an_image() -> None:
