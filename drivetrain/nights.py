@@ -6,16 +6,21 @@ Knows plans, records and days. Does not know how a night is scored or judged.
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
 from datetime import UTC, date, datetime, timedelta
+from functools import partial
 from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
 
 from drivetrain.config import Config
 from drivetrain.console import say
 from drivetrain.errors import SettingError
+from drivetrain.images import Images, merged, without
 from drivetrain.layout import Layout, PlanPaths, RecordPaths
-from drivetrain.manifest import Listing, Plan, check_prefix, find_plan, freeze, frozen_table, list_images, read_manifest
+from drivetrain.manifest import Plan, check_prefix, find_plan, freeze, list_images, manifest_images
 from drivetrain.root import from_json, open_root
 from drivetrain.run import Run
-from drivetrain.store import ObjectInfo, Store
+from drivetrain.store import Store
 
 # A heartbeat comes every ten seconds; a run silent for longer than this is taken for dead.
 SILENT_MINUTES = 5
@@ -30,18 +35,11 @@ def plan_night(store: Store, layout: Layout, config: Config) -> Plan:
     if night > datetime.now(UTC).date():
         raise SettingError(f"Night {night} has not begun (in UTC): its plan would freeze without its images.")
     listing = list_images(store, prefix)
-    images = listing.images if config.dated else _until(listing, night)
-    late: tuple[ObjectInfo, ...] = ()
-    if config.dated:
-        back = [night - timedelta(days=days) for days in range(1, config.lookback + 1)]
-        # A day that was never planned has no late arrivals: its own night, caught up later, scores its images.
-        planned = [day for day in back if find_plan(store, layout, source, "night", day.isoformat())]
-        late = tuple(
-            image for day in planned for image in list_images(store, store.normalise(config.images_of(day))).images
-        )
-    seen = _seen(store, layout, source, night, config.lookback if config.dated else None)
-    late = tuple(image for image in late if (image.uri, image.etag) not in seen)
-    new = tuple(image for image in images if (image.uri, image.etag) not in seen)
+    tonight = listing.images.batches() if config.dated else _until(listing.images, night)
+    before = _late_days(store, layout, config, night)
+    seen = partial(_seen, store, layout, source, night, config.lookback if config.dated else None)
+    new = Images(without(tonight, seen()))
+    late = Images(without(merged(day.batches() for day in before), seen()))
     if late:
         say(f"{len(late):,} images of the {config.lookback} day(s) before arrived late; this night scores them.")
     if not new and not late:
@@ -49,7 +47,7 @@ def plan_night(store: Store, layout: Layout, config: Config) -> Plan:
     return freeze(
         store,
         layout,
-        frozen_table([*new, *late]),
+        Images(merged([new.batches(), late.batches()])) if late else new,
         source=source,
         kind="night",
         name=night.isoformat(),
@@ -59,28 +57,35 @@ def plan_night(store: Store, layout: Layout, config: Config) -> Plan:
     )
 
 
-def _until(listing: Listing, night: date) -> tuple[ObjectInfo, ...]:
+def _late_days(store: Store, layout: Layout, config: Config, night: date) -> Iterator[Images]:
+    """What lies by now in the folders of the days before, of a dated prefix."""
+    for back in range(1, config.lookback + 1) if config.dated else ():
+        day = night - timedelta(days=back)
+        # A day that was never planned has no late arrivals: its own night, caught up later, scores its images.
+        if find_plan(store, layout, config.the_source(), "night", day.isoformat()):
+            yield list_images(store, store.normalise(config.images_of(day))).images
+
+
+def _until(images: Images, night: date) -> Iterator[pa.RecordBatch]:
     """Of a prefix that grows: what was there when the night's day ended."""
     end = datetime(night.year, night.month, night.day, tzinfo=UTC) + timedelta(days=1)
-    return tuple(image for image in listing.images if image.mtime is None or image.mtime < end)
+    for batch in images.batches():
+        yield batch.filter(pc.less(batch["mtime"], pa.scalar(end, batch["mtime"].type)).fill_null(True))
 
 
-def _seen(store: Store, layout: Layout, source: str, night: date, window: int | None) -> set[tuple[str, str]]:
+def _seen(store: Store, layout: Layout, source: str, night: date, window: int | None) -> Iterator[pa.RecordBatch]:
     """The images in the source's other plans; of a dated prefix only those near enough to hold the same ones.
 
     A plan that is not done counts as well: resuming it scores its images, and no second night may.
     """
-    seen: set[tuple[str, str]] = set()
+    manifests = []
     for name in store.names(layout.nights(source)):
         away = abs((_day(name) - night).days)
         if away == 0 or (window is not None and away > window):
             continue
-        plan = find_plan(store, layout, source, "night", name)
-        if plan is None:
-            continue
-        manifest = read_manifest(store, plan.paths(layout).manifest(plan.digest), ["uri", "etag"])
-        seen.update(zip(manifest["uri"].to_pylist(), manifest["etag"].to_pylist(), strict=True))
-    return seen
+        if plan := find_plan(store, layout, source, "night", name):
+            manifests.append(manifest_images(store, plan.paths(layout).manifest(plan.digest)))
+    return merged(manifests)
 
 
 def _day(name: str) -> date:

@@ -8,7 +8,7 @@ nights held against those alarm without drift.
 import csv
 import io
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -21,15 +21,14 @@ from drivetrain.config import Config
 from drivetrain.console import say
 from drivetrain.drift import REFERENCE_PER_IMAGE, SMALLEST_TEST, Scores
 from drivetrain.errors import SettingError
+from drivetrain.images import Images
 from drivetrain.layout import Layout
-from drivetrain.manifest import digest_of, freeze, frozen_table, list_images
+from drivetrain.manifest import Label, digest_of, freeze, list_images, with_labels
 from drivetrain.root import from_json, open_root, to_json
 from drivetrain.run import Run
 from drivetrain.schema import column, matrix
 from drivetrain.score import begin_run, finish_run, result_of
-from drivetrain.store import ObjectInfo, Store
-
-Label = tuple[str, str | None]
+from drivetrain.store import Store
 
 TRAINED_FOLDERS = {"train", "training"}
 HELD_OUT_FOLDERS = {"valid", "val", "validation", "test", "held_out", "holdout"}
@@ -71,17 +70,16 @@ def build_reference(config: Config) -> dict[str, Any]:
         raise SettingError(
             f"No image below {prefix}. Is the prefix right? Passed over: {listing.skipped or 'nothing'}."
         )
-    labels = _labels(store, config, prefix, listing.images, info.vocab)
+    images = with_labels(listing.images, _label_of(store, config, prefix, listing.images, info.vocab))
     if info.task == "single_label":
-        _say_foreign_labels(labels, info.vocab)
-    manifest = frozen_table(listing.images, labels)
+        _say_foreign_labels(images, info.vocab)
     plan = freeze(
         store,
         layout,
-        manifest,
+        images,
         source=config.the_source(),
         kind="plan",
-        name=f"reference-{digest_of(manifest)[:8]}",
+        name=f"reference-{digest_of(images)[:8]}",
         prefix=prefix,
         skipped=listing.skipped,
     )
@@ -96,7 +94,8 @@ def build_reference(config: Config) -> dict[str, Any]:
 def register(store: Store, layout: Layout, run: Run) -> Reference:
     """Make a committed run a reference of its model, or find that it is one."""
     marks = run.manifest(["split", "true_label"])
-    splits = Counter(split or "unknown" for split in marks["split"].to_pylist())
+    counts = marks["split"].fill_null("unknown").value_counts().to_pylist()
+    splits = Counter({each["values"]: each["counts"] for each in counts})
     labelled = len(marks) - marks["true_label"].null_count
     now = datetime.now(UTC).isoformat(timespec="seconds")
     record = run.record
@@ -149,21 +148,23 @@ def scores_of(rows: pa.Table, outputs: int) -> Scores:
     )
 
 
-def _labels(
-    store: Store, config: Config, prefix: str, images: Sequence[ObjectInfo], vocab: Sequence[str]
-) -> dict[str, Label]:
+def _label_of(
+    store: Store, config: Config, prefix: str, images: Images, vocab: Sequence[str]
+) -> Callable[[str], Label | None]:
+    """What says a uri's split and true label: the labels file, or the folders that the image lies in."""
     if config.labels is None:
-        return {image.uri: label_of_folders(image.uri.removeprefix(prefix), vocab) for image in images}
-    uri = store.normalise(config.labels)
+        return lambda uri: label_of_folders(uri.removeprefix(prefix), vocab)
+    where = store.normalise(config.labels)
     try:
-        text = store.read(uri).decode("utf-8-sig")
+        text = store.read(where).decode("utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
-        raise SettingError(f"The labels file {uri} can't be read: {error}") from error
-    return match_labels(read_labels(text, uri), [image.uri for image in images], uri)
+        raise SettingError(f"The labels file {where} can't be read: {error}") from error
+    return match_labels(read_labels(text, where), [image.uri for image in images], where).get
 
 
-def _say_foreign_labels(labels: dict[str, Label], vocab: Sequence[str]) -> None:
-    foreign = Counter(label for _, label in labels.values() if label is not None and label not in vocab)
+def _say_foreign_labels(images: Images, vocab: Sequence[str]) -> None:
+    labels = Counter(label for batch in images.batches() for label in batch["true_label"].drop_null().to_pylist())
+    foreign = Counter({label: number for label, number in labels.items() if label not in vocab})
     if foreign:
         few = ", ".join(repr(label) for label, _ in foreign.most_common(3))
         known = ", ".join(repr(word) for word in vocab[:5])

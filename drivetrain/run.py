@@ -22,7 +22,7 @@ from drivetrain.layout import Layout, RunPaths, shard_of
 from drivetrain.manifest import Plan, copy_manifest, read_manifest, read_shard
 from drivetrain.root import from_json, to_json
 from drivetrain.schema import SCHEMA_MAJOR
-from drivetrain.store import Store, parquet_bytes
+from drivetrain.store import Store, parquet_bytes, several_at_once
 
 FOOTER = b"drivetrain"
 
@@ -173,7 +173,9 @@ class Run:
         """
         if missing := self.missing():
             raise RunError(f"{len(missing)} of {self.record.shards} parts are missing; run the same command to go on.")
-        of_shard = {shard: counts.get(shard) or self.counts(shard) for shard in range(self.record.shards)}
+        unknown = [shard for shard in range(self.record.shards) if shard not in counts]
+        read = dict(zip(unknown, several_at_once(self.counts, unknown), strict=True))
+        of_shard = {shard: counts.get(shard) or read[shard] for shard in range(self.record.shards)}
         rows = sum(each.rows for each in of_shard.values())
         if rows != self.record.images:
             raise RunError(

@@ -26,6 +26,10 @@ MANIFEST = pa.schema(
 )
 
 
+# An image before it is cut into a shard.
+IMAGE = pa.schema([field for field in MANIFEST if field.name != "shard"])
+
+
 def row_schema(embedding_size: int) -> pa.Schema:
     """The schema of a part: one row an image, scored or failed.
 

@@ -15,17 +15,9 @@ from drivetrain.config import Config
 from drivetrain.console import Counting, say
 from drivetrain.errors import RunError, SettingError
 from drivetrain.export import LearnerInfo
+from drivetrain.images import without
 from drivetrain.layout import Layout
-from drivetrain.manifest import (
-    Plan,
-    check_prefix,
-    find_plan,
-    freeze,
-    frozen_table,
-    list_images,
-    read_manifest,
-    read_shard,
-)
+from drivetrain.manifest import Plan, check_prefix, find_plan, freeze, list_images, manifest_images, read_shard
 from drivetrain.root import open_root
 from drivetrain.run import Commit, PartCounts, Run, RunRecord, run_id_of
 from drivetrain.schema import SCHEMA_MAJOR
@@ -56,7 +48,7 @@ def score_images(config: Config) -> dict[str, Any]:
         plan = freeze(
             store,
             layout,
-            frozen_table(listing.images),
+            listing.images,
             source=source,
             kind="plan",
             name=name,
@@ -146,15 +138,13 @@ def _watched(
     run: Run, config: Config, missing: list[int], numbers: cluster.RunMetrics
 ) -> Iterator[tuple[int, PartCounts]]:
     """Score shards on actors, with progress, metrics and a heartbeat beside."""
-    from drivetrain.shard import ShardScorer
-
     record = run.record
     per_shard = record.images / max(1, record.shards)
     done = 0 if len(missing) == record.shards else int(record.images - per_shard * len(missing))
     if done:
         say(f"Resuming {record.run_id}: {record.shards - len(missing):,} of {record.shards:,} parts are there.")
     make = partial(
-        ShardScorer,
+        _scorer,
         run.store.options,
         run.layout.root,
         record.run_id,
@@ -178,6 +168,13 @@ def _watched(
             yield shard, counts
 
 
+def _scorer(*about: Any, **how: Any) -> cluster.Worker[PartCounts]:
+    """What an actor makes its worker with. Torch and fastai, 0.6 GB, are imported there and not in the driver."""
+    from drivetrain.shard import ShardScorer
+
+    return ShardScorer(*about, **how)
+
+
 def result_of(run: Run) -> dict[str, Any]:
     """What a job prints about a committed run as its last line."""
     commit = run.committed()
@@ -195,6 +192,5 @@ def result_of(run: Run) -> dict[str, Any]:
 
 
 def _new_since(store: Store, layout: Layout, plan: Plan) -> int:
-    folder = plan.paths(layout).manifest(plan.digest)
-    known = set(zip(*(read_manifest(store, folder)[key].to_pylist() for key in ("uri", "etag")), strict=True))
-    return sum((image.uri, image.etag) not in known for image in list_images(store, plan.prefix).images)
+    known = manifest_images(store, plan.paths(layout).manifest(plan.digest))
+    return sum(len(batch) for batch in without(list_images(store, plan.prefix).images.batches(), known))

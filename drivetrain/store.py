@@ -14,11 +14,12 @@ the object is read back and compared.
 import mimetypes
 import os
 import uuid
-from collections.abc import Iterator, Mapping
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import IO, Any
+from typing import IO, Any, TypeVar
 
 import fsspec
 import pyarrow as pa
@@ -27,16 +28,13 @@ from botocore.exceptions import BotoCoreError, NoCredentialsError, PartialCreden
 
 from drivetrain.config import Options
 from drivetrain.errors import StoreError
+from drivetrain.images import ObjectInfo, batches_of, in_order
 
+AT_ONCE = 16
 
-@dataclass(frozen=True)
-class ObjectInfo:
-    """One listed object. ``etag`` is the store's, or for a local file its mtime in nanoseconds and its size."""
-
-    uri: str
-    size: int
-    etag: str
-    mtime: datetime | None
+Entry = Mapping[str, Any]
+Item = TypeVar("Item")
+Result = TypeVar("Result")
 
 
 class Store:
@@ -175,19 +173,27 @@ class Store:
 
         Raises StoreError when the prefix can't be listed; yields nothing when nothing is there.
         """
+        # Sorted here: S3 lists in this order, but servers that keep folders, and local disks, do not.
+        return iter(in_order(self.listed(prefix)))
+
+    def listed(self, prefix: str) -> Iterator[pa.RecordBatch]:
+        """What `find` finds, in the order in which the store lists it, as batches of columns (schema IMAGE)."""
+        return batches_of(self._listed(prefix))
+
+    def _listed(self, prefix: str) -> Iterator[ObjectInfo]:
         fs, path = self._fs(prefix)
         if self.is_local(prefix) and os.path.isfile(path):
             raise StoreError(f"Expected a folder of images, found a file: {prefix}")
+        entries = _local_entries if self.is_local(prefix) else _s3_entries if "s3" in fs.protocol else _entries
         try:
             with _os_errors():
-                entries: Mapping[str, Mapping[str, Any]] = fs.find(path, detail=True)
+                for name, entry in entries(fs, path):
+                    if not name.endswith("/"):  # a console's empty folder
+                        yield _info(prefix, name, entry)
         except FileNotFoundError:
             self._need_bucket(prefix)
-            return
         except OSError as error:
             raise StoreError(f"Could not list {prefix}: {error}") from error
-        for name in sorted(name for name in entries if not name.endswith("/")):  # a console's empty folder
-            yield _info(prefix, name, entries[name])
 
     @contextmanager
     def open(self, uri: str) -> Iterator[IO[bytes]]:
@@ -202,6 +208,21 @@ class Store:
             return pq.read_table(file, columns=columns)
 
 
+def several_at_once(do: Callable[[Item], Result], items: Iterable[Item]) -> list[Result]:
+    """What ``do`` makes of each item, in their order. In threads: a store answers late, but many at once.
+
+    No more items are drawn than are at work, so that they may come from a stream. Raises what ``do`` raises.
+    """
+    results: list[Result] = []
+    at_work: deque[Future[Result]] = deque()
+    with ThreadPoolExecutor(AT_ONCE) as pool:
+        for item in items:
+            if len(at_work) == AT_ONCE:
+                results.append(at_work.popleft().result())
+            at_work.append(pool.submit(do, item))
+        return results + [each.result() for each in at_work]
+
+
 def parquet_bytes(table: pa.Table, row_group_size: int | None = None) -> bytes:
     """A table as the bytes of a Parquet file: zstd, plain encoding for floats, readable by every engine we know."""
     sink = pa.BufferOutputStream()
@@ -209,6 +230,46 @@ def parquet_bytes(table: pa.Table, row_group_size: int | None = None) -> bytes:
     pq.write_table(table, sink, compression="zstd", use_dictionary=strings, row_group_size=row_group_size)
     data: bytes = sink.getvalue().to_pybytes()
     return data
+
+
+def _entries(fs: Any, path: str) -> Iterable[tuple[str, Entry]]:
+    """Whatever fsspec finds below a path, all of it in memory."""
+    entries: dict[str, Entry] = fs.find(path, detail=True)
+    return entries.items()
+
+
+def _s3_entries(fs: Any, path: str) -> Iterator[tuple[str, Entry]]:
+    """The objects below a path page by page: fs.find would hold all of them, several times over."""
+    bucket, key, _ = fs.split_path(path)
+    request = {"Bucket": bucket, "Prefix": f"{key}/" if key else ""}
+    found = False
+    while True:
+        page = fs.call_s3("list_objects_v2", **request)
+        for entry in page.get("Contents", []):
+            found = True
+            yield f"{bucket}/{entry['Key']}", {"size": entry["Size"], **entry}
+        if not page.get("IsTruncated"):
+            break
+        request["ContinuationToken"] = page["NextContinuationToken"]
+    if not found and key:
+        info = fs.info(path)  # the prefix may be an object itself
+        if info["type"] == "file":
+            yield path, info
+
+
+def _local_entries(fs: Any, path: str) -> Iterator[tuple[str, Entry]]:
+    """The files below a folder. A link is a file, wherever it leads: links in a circle end no listing."""
+    folders = [path]
+    while folders:
+        folder = folders.pop()
+        with suppress(FileNotFoundError, NotADirectoryError), os.scandir(folder) as found:
+            for each in found:
+                if each.is_dir(follow_symlinks=False):
+                    folders.append(each.path)
+                    continue
+                with suppress(FileNotFoundError):
+                    info = fs.info(each)
+                    yield info["name"], info
 
 
 def _info(prefix: str, name: str, entry: Mapping[str, Any]) -> ObjectInfo:

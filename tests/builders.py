@@ -1,16 +1,17 @@
 """Small things that many tests build on: images that need no bytes, frozen plans, runs whose parts need no learner."""
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from datetime import UTC, datetime
 from typing import Any
 
 import pyarrow as pa
 
+from drivetrain.images import Images, ObjectInfo, batches_of, in_order
 from drivetrain.layout import Layout
-from drivetrain.manifest import SHARD_BYTES, Plan, freeze, frozen_table
+from drivetrain.manifest import SHARD_BYTES, Plan, freeze, with_labels
 from drivetrain.run import Commit, Run, RunRecord, run_id_of
 from drivetrain.schema import SCHEMA_MAJOR, row_schema
-from drivetrain.store import ObjectInfo, Store
+from drivetrain.store import Store
 
 PREFIX = "/bucket/images"
 SHA256 = "5a" * 32
@@ -39,7 +40,12 @@ def frozen(
 ) -> Plan:
     """A plan of some images: a night of the source ``shop`` unless ``changes`` say otherwise."""
     about = {"source": "shop", "kind": "night", "name": "2026-01-02", "prefix": PREFIX, "skipped": {}} | changes
-    return freeze(store, layout, frozen_table(chosen, labels), **about)
+    return freeze(store, layout, listed(chosen, labels), **about)
+
+
+def listed(chosen: Iterable[ObjectInfo], labels: dict[str, tuple[str, str | None]] | None = None) -> Images:
+    """Some images as a listing gives them. ``labels``: split and true label of each uri that has them."""
+    return with_labels(in_order(batches_of(chosen)), (labels or {}).get)
 
 
 def begun(store: Store, layout: Layout, plan: Plan, *, sha256: str = SHA256) -> Run:

@@ -1,28 +1,32 @@
 """What is frozen before work: which objects are images, how they are cut, and that a plan is created once."""
 
+from itertools import pairwise
 from pathlib import Path
 
 import pyarrow as pa
 import pytest
-from builders import HALF_A_SHARD, PREFIX, frozen, image, images
+from builders import HALF_A_SHARD, PREFIX, frozen, image, images, listed
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from drivetrain.errors import SettingError
+from drivetrain.images import Images, ObjectInfo
 from drivetrain.layout import MANIFEST_FILE_SHARDS, Layout
 from drivetrain.manifest import (
     OTHER_SUFFIXES,
     SHARD_BYTES,
     SHARD_IMAGES,
     SMALLEST_SHARD,
+    _text_bytes,
     check_prefix,
     copy_manifest,
     digest_of,
     find_plan,
-    frozen_table,
     list_images,
+    manifest_images,
     read_manifest,
     read_shard,
+    shards_of,
     why_no_image,
 )
 from drivetrain.root import from_json, to_json
@@ -77,7 +81,7 @@ def test_a_listing_counts_what_it_passes_over_and_keeps_the_order_of_keys(tmp_pa
 
 def test_a_prefix_with_nothing_below_it_lists_nothing(tmp_path: Path) -> None:
     listing = list_images(Store(), str(tmp_path / "nowhere"))
-    assert (listing.images, listing.skipped) == ((), {})
+    assert (list(listing.images), listing.skipped) == ([], {})
 
 
 # --- cutting ---
@@ -85,9 +89,7 @@ def test_a_prefix_with_nothing_below_it_lists_nothing(tmp_path: Path) -> None:
 
 def cut(sizes: list[int]) -> list[int]:
     """The number of images in each shard."""
-    table = frozen_table([image(f"{i:06d}", size=size) for i, size in enumerate(sizes)])
-    shards = table["shard"].to_pylist()
-    return [shards.count(shard) for shard in range(max(shards) + 1)]
+    return [len(shard) for shard in shards_of(listed([image(f"{i:06d}", size=size) for i, size in enumerate(sizes)]))]
 
 
 @pytest.mark.parametrize(
@@ -106,6 +108,12 @@ def test_shards_are_bounded_by_count_and_a_small_run_is_cut_for_several_actors(n
     assert cut([10] * number) == shards
 
 
+@pytest.mark.parametrize("batch_rows", [1, 7, 64, 100])
+def test_a_shard_is_filled_from_as_many_batches_as_it_takes(monkeypatch: pytest.MonkeyPatch, batch_rows: int) -> None:
+    monkeypatch.setattr("drivetrain.images.BATCH_ROWS", batch_rows)
+    assert cut([10] * 1000) == [64] * 15 + [40]
+
+
 def test_shards_are_bounded_by_bytes() -> None:
     assert cut([HALF_A_SHARD] * 5) == [2, 2, 1]
     assert cut([HALF_A_SHARD, HALF_A_SHARD + 1, 10]) == [1, 2]
@@ -117,19 +125,17 @@ def test_an_image_larger_than_a_shard_gets_its_own() -> None:
 
 
 @seeded
-@given(st.lists(st.integers(0, SHARD_BYTES), max_size=300))
-def test_every_image_is_in_exactly_one_shard_and_no_shard_is_empty_or_too_large(sizes: list[int]) -> None:
-    listed = [image(f"{i:04d}", size=size) for i, size in enumerate(sizes)]
-    table = frozen_table(reversed(listed))
-    assert table.schema == MANIFEST
-    assert table["uri"].to_pylist() == [each.uri for each in listed]
-    shards = table["shard"].to_pylist()
-    assert shards == sorted(shards)
-    assert sorted(set(shards)) == list(range(len(set(shards))))
-    for shard in set(shards):
-        inside = [size for size, its in zip(sizes, shards, strict=True) if its == shard]
-        assert len(inside) <= SMALLEST_SHARD
-        assert sum(inside) <= SHARD_BYTES
+@given(st.lists(st.integers(0, SHARD_BYTES), max_size=300), st.integers(1, 40))
+def test_every_image_is_in_exactly_one_shard_filled_as_far_as_it_goes(sizes: list[int], batch_rows: int) -> None:
+    chosen = [image(f"{i:04d}", size=size) for i, size in enumerate(sizes)]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("drivetrain.images.BATCH_ROWS", batch_rows)  # a shard may begin and end in any batch
+        shards = [shard["size"].to_pylist() for shard in shards_of(listed(reversed(chosen)))]
+    assert [size for shard in shards for size in shard] == sizes
+    assert all(len(shard) <= SMALLEST_SHARD and sum(shard) <= SHARD_BYTES for shard in shards)
+    assert all(shards) or not sizes
+    for shard, following in pairwise(shards):
+        assert len(shard) == SMALLEST_SHARD or sum(shard) + following[0] > SHARD_BYTES
 
 
 # --- freezing ---
@@ -167,17 +173,17 @@ def test_a_plan_without_images_has_one_empty_shard(layout: Layout) -> None:
 
 def test_each_shard_is_read_back_alone_across_several_manifest_files(layout: Layout) -> None:
     store = Store()
-    listed = images(4 * MANIFEST_FILE_SHARDS + 5, size=HALF_A_SHARD)
-    labels = {each.uri: ("held_out", f"class {i}") for i, each in enumerate(listed)}
-    plan = frozen(store, layout, listed, labels=labels)
+    chosen = images(4 * MANIFEST_FILE_SHARDS + 5, size=HALF_A_SHARD)
+    labels = {each.uri: ("held_out", f"class {i}") for i, each in enumerate(chosen)}
+    plan = frozen(store, layout, chosen, labels=labels)
     folder = plan.paths(layout).manifest(plan.digest)
     assert plan.shards == 2 * MANIFEST_FILE_SHARDS + 3
     assert store.names(folder) == ["00000.parquet", "00001.parquet", "00002.parquet"]
     rows = [row for shard in range(plan.shards) for row in read_shard(store, folder, shard).to_pylist()]
-    assert [row["uri"] for row in rows] == [each.uri for each in listed]
-    assert [row["shard"] for row in rows] == [i // 2 for i in range(len(listed))]
-    assert [row["true_label"] for row in rows] == [f"class {i}" for i in range(len(listed))]
-    assert (rows[0]["mtime"], rows[0]["etag"], rows[0]["size"]) == (listed[0].mtime, "e0", HALF_A_SHARD)
+    assert [row["uri"] for row in rows] == [each.uri for each in chosen]
+    assert [row["shard"] for row in rows] == [i // 2 for i in range(len(chosen))]
+    assert [row["true_label"] for row in rows] == [f"class {i}" for i in range(len(chosen))]
+    assert (rows[0]["mtime"], rows[0]["etag"], rows[0]["size"]) == (chosen[0].mtime, "e0", HALF_A_SHARD)
     assert read_manifest(store, folder).to_pylist() == rows
     assert read_manifest(store, folder, ["uri"]).column_names == ["uri"]
 
@@ -190,21 +196,45 @@ def test_a_copy_of_a_manifest_holds_the_same_rows(layout: Layout) -> None:
     assert read_manifest(store, copy).equals(read_manifest(store, folder))
 
 
+def test_a_copy_is_gone_on_with_where_it_ended(layout: Layout) -> None:
+    store = Store()
+    plan = frozen(store, layout, images(2 * MANIFEST_FILE_SHARDS + 2, size=SHARD_BYTES))
+    folder, copy = plan.paths(layout).manifest(plan.digest), layout.run("r").manifest
+    store.create(f"{copy}/00001.parquet", store.read(f"{folder}/00001.parquet"))
+    copy_manifest(store, folder, copy)
+    assert read_manifest(store, copy).equals(read_manifest(store, folder))
+
+
+def test_a_manifest_comes_back_as_the_images_that_it_was_made_of(layout: Layout) -> None:
+    store, chosen = Store(), images(MANIFEST_FILE_SHARDS + 2, size=SHARD_BYTES)
+    plan = frozen(store, layout, chosen, labels={chosen[1].uri: ("held_out", "cat")})
+    batches = list(manifest_images(store, plan.paths(layout).manifest(plan.digest)))
+    assert [len(batch) for batch in batches] == [MANIFEST_FILE_SHARDS, 2]
+    again = Images(batches)
+    assert list(again) == chosen
+    assert digest_of(again) == plan.digest
+    empty = frozen(store, layout, [], name="2026-01-03")
+    assert list(manifest_images(store, empty.paths(layout).manifest(empty.digest))) == []
+
+
 def test_labels_are_frozen_with_the_images_that_have_one() -> None:
-    listed = images(3)
-    table = frozen_table(listed, {listed[0].uri: ("trained", "cat"), listed[2].uri: ("unknown", None)})
+    first, second, third = images(3)
+    labelled = listed([first, second, third], {first.uri: ("trained", "cat"), third.uri: ("unknown", None)})
+    table = pa.Table.from_batches(labelled.batches())
     assert table["split"].to_pylist() == ["trained", None, "unknown"]
     assert table["true_label"].to_pylist() == ["cat", None, None]
+    assert list(labelled) == [first, second, third]
 
 
 # --- the digest ---
 
 
-def test_the_digest_does_not_depend_on_the_order_of_the_listing_or_the_cut() -> None:
-    table = frozen_table(images(200))
-    assert digest_of(frozen_table(reversed(images(200)))) == digest_of(table)
-    other_cut = table.set_column(0, MANIFEST.field("shard"), pa.array([7] * 200, pa.int32()))
-    assert digest_of(other_cut) == digest_of(table)
+def test_the_digest_does_not_depend_on_the_order_of_the_listing_or_its_batches(monkeypatch: pytest.MonkeyPatch) -> None:
+    digest = digest_of(listed(images(200)))
+    assert digest_of(listed(reversed(images(200)))) == digest
+    monkeypatch.setattr("drivetrain.images.BATCH_ROWS", 7)
+    assert len(list(listed(images(200)).batches())) == 29
+    assert digest_of(listed(images(200))) == digest
 
 
 @pytest.mark.parametrize(
@@ -212,20 +242,36 @@ def test_the_digest_does_not_depend_on_the_order_of_the_listing_or_the_cut() -> 
     [image("00001.jpg", etag="e1"), image("00001.jpg", size=1001), image("00001.png")],
     ids=["etag", "size", "uri"],
 )
-def test_the_digest_changes_with_an_image(changed: object) -> None:
+def test_the_digest_changes_with_an_image(changed: ObjectInfo) -> None:
     first, second = images(2)
-    assert digest_of(frozen_table([first, changed])) != digest_of(frozen_table([first, second]))  # type: ignore[list-item]
+    assert digest_of(listed([first, changed])) != digest_of(listed([first, second]))
+
+
+def test_the_digest_changes_when_the_same_letters_belong_to_other_images() -> None:
+    pairs = [[image("1", etag="ab"), image("2", etag="c")], [image("1", etag="a"), image("2", etag="bc")]]
+    assert len({digest_of(listed(pair)) for pair in pairs}) == 2
+
+
+def test_the_bytes_of_a_column_are_those_of_its_slice() -> None:
+    column = pa.array(["before", "été", "", "x", "after"]).slice(1, 3)
+    assert bytes(_text_bytes(column)) == "étéx".encode()
+    assert bytes(_text_bytes(pa.array(["", ""]))) == b""
+
+
+def test_the_digest_does_not_change_with_the_time_of_an_image() -> None:
+    (first,) = images(1)
+    assert digest_of(listed([first._replace(mtime=None)])) == digest_of(listed([first]))
 
 
 def test_the_digest_changes_with_a_split_and_with_a_true_label() -> None:
-    (listed,) = images(1)
-    labels = [None, ("trained", None), ("held_out", None), ("held_out", "cat"), ("held_out", "dog")]
-    digests = {digest_of(frozen_table([listed], {listed.uri: label} if label else None)) for label in labels}
+    (only,) = images(1)
+    labels = [None, ("trained", None), ("held_out", None), ("held_out", ""), ("held_out", "cat"), ("held_out", "dog")]
+    digests = {digest_of(listed([only], {only.uri: label} if label else None)) for label in labels}
     assert len(digests) == len(labels)
 
 
 def test_the_digest_changes_with_a_missing_image() -> None:
-    assert len({digest_of(frozen_table(images(number))) for number in (0, 1, 2, 3)}) == 4
+    assert len({digest_of(listed(images(number))) for number in (0, 1, 2, 3)}) == 4
 
 
 # --- words ---

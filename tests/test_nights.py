@@ -5,13 +5,23 @@ from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 
 import pytest
-from builders import SHA256, begun, committed, frozen, image, images
+from builders import SHA256, begun, committed, frozen, image, images, listed
 
 from drivetrain.config import Config
 from drivetrain.errors import SettingError
+from drivetrain.images import Images
 from drivetrain.layout import Layout
 from drivetrain.manifest import Plan, read_manifest
-from drivetrain.nights import SILENT_MINUTES, Night, latest_record, list_nights, nights_table, plan_night, records
+from drivetrain.nights import (
+    SILENT_MINUTES,
+    Night,
+    _until,
+    latest_record,
+    list_nights,
+    nights_table,
+    plan_night,
+    records,
+)
 from drivetrain.root import to_json
 from drivetrain.run import Run
 from drivetrain.store import Store
@@ -90,6 +100,11 @@ def test_the_day_ends_at_midnight_utc(layout: Layout, incoming: Path) -> None:
         arrives(incoming, key)
         os.utime(incoming / key, (when, when))
     assert keys(layout, planned(layout, str(incoming))) == ["before.jpg"]
+
+
+def test_an_image_without_a_time_was_there_when_the_day_ended() -> None:
+    timeless = image("a.jpg")._replace(mtime=None)
+    assert list(Images(_until(listed([timeless, image("b.jpg")]), date(2026, 1, 1)))) == [timeless]
 
 
 def test_what_a_night_that_is_done_scored_is_not_new(layout: Layout, incoming: Path) -> None:

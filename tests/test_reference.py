@@ -4,11 +4,11 @@ from pathlib import Path
 
 import pyarrow as pa
 import pytest
-from builders import PREFIX, image
+from builders import PREFIX, image, listed
 
 from drivetrain.config import Config
 from drivetrain.errors import SettingError
-from drivetrain.reference import Label, Reference, _labels, label_of_folders, match_labels, read_labels, scores_of
+from drivetrain.reference import Label, Reference, _label_of, label_of_folders, match_labels, read_labels, scores_of
 from drivetrain.schema import row_schema
 from drivetrain.store import Store
 
@@ -111,11 +111,11 @@ def test_a_line_that_is_too_short_is_refused_with_its_number() -> None:
 
 def test_a_labels_file_saved_by_excel_or_not_there_is_read_or_refused(tmp_path: Path) -> None:
     file = tmp_path / "labels.csv"
-    config, listed = Config(labels=str(file)), [image("1.jpg")]
+    config, images = Config(labels=str(file)), listed([image("1.jpg")])
     with pytest.raises(SettingError, match=r"labels\.csv can't be read"):
-        _labels(Store(), config, PREFIX, listed, VOCAB)
+        _label_of(Store(), config, PREFIX, images, VOCAB)
     file.write_bytes("fname,label,is_valid\r\n1.jpg,cat,FALSE\r\n".encode("utf-8-sig"))
-    assert _labels(Store(), config, PREFIX, listed, VOCAB) == {listed[0].uri: CAT}
+    assert _label_of(Store(), config, PREFIX, images, VOCAB)(f"{PREFIX}/1.jpg") == CAT
 
 
 # --- matching ---

@@ -251,6 +251,25 @@ def test_on_resume_the_footers_of_earlier_parts_are_added(layout: Layout, tmp_pa
     assert (commit.rows, commit.failed, commit.reasons, commit.scored) == (6, 3, {"empty": 2, "denied": 1}, 2)
 
 
+def test_a_commit_reads_the_footers_of_the_parts_that_it_does_not_know_and_no_other(
+    layout: Layout, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = a_run(layout, 80)
+    counts = {shard: run.save_part(shard, part_of(run, shard)) for shard in range(40)}
+    read: list[int] = []
+    counts_of = run.counts
+
+    def noted(shard: int) -> PartCounts:
+        read.append(shard)
+        return counts_of(shard)
+
+    monkeypatch.setattr(run, "counts", noted)
+    commit = run.commit({shard: counts[shard] for shard in range(0, 40, 2)}, 0.01, 1.0, 40)
+    assert sorted(read) == list(range(1, 40, 2))
+    assert list(commit.parts) == [f"part-{shard:05d}.parquet" for shard in range(40)]
+    assert commit.rows == 80
+
+
 @pytest.mark.parametrize(
     ("failures", "most", "too_many"), [(0, 0.0, False), (1, 0.0, True), (3, 0.5, False), (4, 0.5, True)]
 )

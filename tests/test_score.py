@@ -135,12 +135,12 @@ def test_what_changes_or_goes_after_the_listing_is_told(exported: learners.Expor
     config = config_of(exported, Config(root=str(tmp_path / "root"), actors=0, max_failed=1.0), images=str(folder))
     with pytest.raises(TrustError):
         score_images(config.model_copy(update={"trust": ("0" * 64,)}))
-    from drivetrain.manifest import freeze, frozen_table, list_images
+    from drivetrain.manifest import freeze, list_images
 
     store, layout = open_root(config)
     listing = list_images(store, str(folder))
     freeze(
-        store, layout, frozen_table(listing.images), source="digits", kind="plan", name="first",
+        store, layout, listing.images, source="digits", kind="plan", name="first",
         prefix=str(folder), skipped={},
     )  # fmt: skip
     paths[0].unlink()
@@ -246,3 +246,22 @@ def test_an_empty_prefix_and_a_foreign_root_are_told(exported: learners.Exported
     Store().replace(f"{tmp_path}/old/drivetrain.json", b'{"schema": 99}')
     with pytest.raises(SettingError, match="schema 99"):
         score_images(config.model_copy(update={"root": f"{tmp_path}/old"}))
+
+
+def test_the_driver_of_a_known_learner_loads_no_torch(tmp_path: Path) -> None:
+    code = f"""
+import sys
+from builders import begun, frozen, images, part_of
+from drivetrain import Config, cluster
+from drivetrain.layout import Layout
+from drivetrain.score import finish_run
+from drivetrain.store import Store
+
+store, layout = Store(), Layout({str(tmp_path)!r})
+run = begun(store, layout, frozen(store, layout, images(200)))
+cluster.run_tasks = lambda make, tasks, **_: ((task, run.save_part(task, part_of(run, task))) for task in tasks)
+print(finish_run(run, Config(actors=0)).rows, {{"torch", "fastai"}} & set(sys.modules))
+"""
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(command, cwd=Path(__file__).parent, capture_output=True, text=True, check=True)
+    assert done.stdout == "200 set()\n"

@@ -5,7 +5,8 @@ import secrets
 import subprocess
 import sys
 import threading
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from pathlib import Path
@@ -14,7 +15,8 @@ import pytest
 from servers import MARK, RayCluster, S3Server, free_ports, marked, poll, running
 
 from drivetrain.errors import StoreError
-from drivetrain.store import ObjectInfo, Store
+from drivetrain.images import ObjectInfo
+from drivetrain.store import AT_ONCE, Store, several_at_once
 
 ODD_NAMES = (
     "with space.jpg",
@@ -203,6 +205,56 @@ def test_a_folder_that_the_console_of_a_store_made_is_no_object(s3: S3Server) ->
     assert [info.uri for info in store.find(f"{bucket}/in")] == [f"{bucket}/in/1"]
     assert store.names(f"{bucket}/in") == ["1", "deep"]
     assert store.names(f"{bucket}/in/deep") == []
+
+
+@pytest.mark.slow
+def test_a_listing_of_many_pages_is_whole_and_in_order(s3: S3Server) -> None:
+    bucket, three_a_page = s3.bucket(), {"s3": {**s3.storage["s3"], "s3_additional_kwargs": {"MaxKeys": 3}}}
+    keys = ["a/1", "a/2", "a/b/3", "a-1", "a-2", "a", "b", "c/1", "c.1", "été"]
+    for key in keys:
+        put_raw(s3, bucket, f"in/{key}x", b"x")  # SeaweedFS has no object a beside a/
+    found = list(Store(three_a_page).find(f"{bucket}/in"))
+    assert [info.uri for info in found] == sorted(f"{bucket}/in/{key}x" for key in keys)
+    assert list(Store(s3.storage).find(f"{bucket}/in")) == found
+
+
+@pytest.mark.slow
+def test_a_prefix_that_is_an_object_itself_is_found_alone(s3: S3Server) -> None:
+    bucket, store = s3.bucket(), Store(s3.storage)
+    for key in ("in/1", "in/10"):
+        put_raw(s3, bucket, key, b"x")
+    assert [(info.uri, info.size) for info in store.find(f"{bucket}/in/1")] == [(f"{bucket}/in/1", 1)]
+
+
+def test_links_are_files_and_those_in_a_circle_end_no_listing(tmp_path: Path) -> None:
+    (tmp_path / "in/deep").mkdir(parents=True)
+    (tmp_path / "outside").write_bytes(b"12345")
+    (tmp_path / "in/deep/circle").symlink_to(tmp_path / "in")
+    (tmp_path / "in/link.jpg").symlink_to(tmp_path / "outside")
+    (tmp_path / "in/nowhere.jpg").symlink_to(tmp_path / "absent")
+    found = {info.uri.removeprefix(f"{tmp_path}/in/"): info.size for info in Store().find(str(tmp_path / "in"))}
+    assert list(found) == ["deep/circle", "link.jpg", "nowhere.jpg"]
+    assert (found["link.jpg"], found["nowhere.jpg"]) == (5, 0)
+
+
+def test_several_at_once_keeps_the_order_draws_no_more_than_it_works_on_and_raises() -> None:
+    drawn, done = [], []
+
+    def items() -> Iterator[int]:
+        for number in range(5 * AT_ONCE):
+            drawn.append(number)
+            assert len(drawn) - len(done) <= 2 * AT_ONCE
+            yield number
+
+    def double(number: int) -> int:
+        time.sleep(0.001 * (number % 3))
+        done.append(number)
+        return 2 * number
+
+    assert several_at_once(double, items()) == [2 * number for number in range(5 * AT_ONCE)]
+    with pytest.raises(ZeroDivisionError):
+        several_at_once(lambda number: 1 // (3 - number), range(9))
+    assert several_at_once(double, []) == []
 
 
 READS: dict[str, Callable[[Store, str], object]] = {
