@@ -113,7 +113,7 @@ class StubScorer:
 
         self._run = Run.find(Store(options), Layout(root), run_id)
 
-    def run(self, task: int) -> Any:
+    def run(self, task: int, upcoming: int | None) -> Any:
         """Write one part, of a single column."""
         rows = len(self._run.shard(task))
         return self._run.save_part(task, pa.table({"error": pa.nulls(rows, pa.string())}))

@@ -30,8 +30,8 @@ Result = TypeVar("Result", covariant=True)
 class Worker(Protocol[Result]):
     """Turns a task into a result."""
 
-    def run(self, task: int) -> Result:
-        """Do one task."""
+    def run(self, task: int, upcoming: int | None) -> Result:
+        """Do one task. ``upcoming`` is most likely the next one: what it needs may be fetched already."""
         ...
 
 
@@ -42,10 +42,37 @@ class _Actor:
         self._make = make
         self._worker: Worker[Any] | None = None
 
-    def run(self, task: int) -> Any:
+    def run(self, task: int, upcoming: int | None) -> Any:
         if self._worker is None:
             self._worker = self._make()
-        return self._worker.run(task)
+        return self._worker.run(task, upcoming)
+
+
+class _Queue:
+    """The tasks that wait. One of them is set apart for each actor, so that it can be told what comes next."""
+
+    def __init__(self, tasks: Iterable[int]) -> None:
+        self.waiting = deque(tasks)
+        self._apart: dict[Any, int] = {}
+
+    def take(self, actor: Any) -> tuple[int, int | None] | None:
+        """The next task of an actor and the one after it, or None if nothing is left."""
+        task = self._apart.pop(actor, None)
+        if task is None and self.waiting:
+            task = self.waiting.popleft()
+        elif task is None and self._apart:
+            # Rather than idle, take what another actor would do later; what that one fetched for it is lost.
+            task = self._apart.popitem()[1]
+        if task is None:
+            return None
+        if self.waiting:
+            self._apart[actor] = self.waiting.popleft()
+        return task, self._apart.get(actor)
+
+    def give_back(self, actor: Any) -> None:
+        """An actor is gone; what was set apart for it waits again."""
+        if actor in self._apart:
+            self.waiting.appendleft(self._apart.pop(actor))
 
 
 @contextmanager
@@ -93,19 +120,19 @@ def run_tasks(
 
     Raises whatever a worker raises, and RunError when a task has killed its actor MAX_ATTEMPTS times.
     """
-    waiting = deque(tasks)
+    queue = _Queue(tasks)
     if actors == 0:
         worker = make()
-        for task in waiting:
-            yield task, worker.run(task)
+        while given := queue.take(None):
+            yield given[0], worker.run(*given)
         return
-    wanted = min(actors or default_actors(gpus_per_actor), len(waiting))
+    wanted = min(actors or default_actors(gpus_per_actor), len(queue.waiting))
     remote = ray.remote(num_cpus=1, num_gpus=gpus_per_actor, max_restarts=0, max_task_retries=0)(_Actor)
     attempts: dict[int, int] = {}
     busy: dict[Any, tuple[Any, int]] = {}
     try:
         for _ in range(wanted):
-            _hand_out(remote.remote(make), waiting, busy)
+            _hand_out(remote.remote(make), queue, busy)
         while busy:
             ready, _ = ray.wait(list(busy), num_returns=1)
             actor, task = busy.pop(ready[0])
@@ -114,20 +141,20 @@ def run_tasks(
             except ray.exceptions.RayTaskError as error:
                 raise _cause(error) from None
             except ray.exceptions.RayError as error:
-                _retry(task, attempts, waiting, error)
+                queue.give_back(actor)
+                _retry(task, attempts, queue.waiting, error)
                 actor = remote.remote(make)
             else:
                 yield task, result
-            _hand_out(actor, waiting, busy)
+            _hand_out(actor, queue, busy)
     finally:
         for actor, _ in busy.values():
             ray.kill(actor)
 
 
-def _hand_out(actor: Any, waiting: deque[int], busy: dict[Any, tuple[Any, int]]) -> None:
-    if waiting:
-        task = waiting.popleft()
-        busy[actor.run.remote(task)] = (actor, task)
+def _hand_out(actor: Any, queue: _Queue, busy: dict[Any, tuple[Any, int]]) -> None:
+    if given := queue.take(actor):
+        busy[actor.run.remote(*given)] = (actor, given[0])
 
 
 def _retry(task: int, attempts: dict[int, int], waiting: deque[int], error: Exception) -> None:

@@ -5,6 +5,7 @@ of a shard gets exactly one row: scored, or failed with its reason.
 """
 
 import hashlib
+import os
 import platform
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -24,6 +25,8 @@ from drivetrain.schema import round_mantissa, row_schema
 from drivetrain.store import Store
 
 FETCHERS = 16
+# Two batches of images are in memory at a time, whatever their size.
+BATCH_BYTES = 64 * 1024**2
 
 
 @dataclass(frozen=True)
@@ -33,6 +36,33 @@ class Fetched:
     data: bytes
     verified: bool
     error: ImageError | None = None
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """An image's row so far, and what the learner makes of its bytes, None when that failed."""
+
+    row: dict[str, Any]
+    item: Any
+
+
+@dataclass(frozen=True)
+class _Ordered:
+    """The batches of a shard, the first of which is on its way."""
+
+    batches: list[list[dict[str, Any]]]
+    first: "list[Future[Prepared] | _Later]"
+
+
+class _Later:
+    """What is computed when its result is asked for."""
+
+    def __init__(self, function: Any, *arguments: Any) -> None:
+        self._function, self._arguments = function, arguments
+
+    def result(self) -> Prepared:
+        prepared: Prepared = self._function(*self._arguments)
+        return prepared
 
 
 class ShardScorer:
@@ -66,53 +96,67 @@ class ShardScorer:
         )
         self._proved = settings["engine"] != "openvino"
         self._batch_size = batch_size
-        self._fetchers = ThreadPoolExecutor(FETCHERS)
+        self._max_pixels = int(settings["max_pixels"])
+        self._expected: tuple[int, Future[_Ordered]] | None = None
+        self._readers, self._fetchers = ThreadPoolExecutor(1), ThreadPoolExecutor(FETCHERS)
+        # An actor with one CPU decodes between two passes of the network; one with a GPU uses the node's cores.
+        self._decoders = ThreadPoolExecutor(os.cpu_count()) if gpu else None
 
-    def run(self, task: int) -> PartCounts:
-        """Score one shard and write its part."""
-        manifest = self._run.shard(task)
-        images = manifest.to_pylist()
+    def run(self, task: int, upcoming: int | None = None) -> PartCounts:
+        """Score one shard and write its part; fetch the first images of the upcoming one while at it."""
+        expected, self._expected = self._expected, None
+        ordered = expected[1].result() if expected and expected[0] == task else self._order_shard(task)
         rows = []
-        for batch, fetched in self._batches(images):
-            rows.extend(self._score(batch, fetched))
+        for batch in self._batches(ordered, upcoming):
+            rows.extend(self._score(batch))
         schema = row_schema(self._run.record.embedding_size)
         return self._run.save_part(task, pa.Table.from_pylist(rows, schema=schema))
 
-    def _batches(self, images: list[dict[str, Any]]) -> Iterator[tuple[list[dict[str, Any]], list[Fetched]]]:
-        """Batches of images with their bytes; the next batch is fetched while one is worked on."""
-        batches = [images[i : i + self._batch_size] for i in range(0, len(images), self._batch_size)]
+    def _order_shard(self, shard: int) -> _Ordered:
+        """Read a shard's manifest, cut it into batches, and begin to fetch the first."""
+        batches = cut(self._run.shard(shard).to_pylist(), self._batch_size)
+        return _Ordered(batches, self._order(batches[0]) if batches else [])
 
-        def order(batch: list[dict[str, Any]]) -> list[Future[Fetched]]:
-            return [self._fetchers.submit(fetch, self._store, image) for image in batch]
+    def _order(self, batch: list[dict[str, Any]]) -> "list[Future[Prepared] | _Later]":
+        """Begin to fetch a batch. With a GPU its images are decoded ahead as well, on the node's cores."""
+        fetched = [self._fetchers.submit(fetch, self._store, image) for image in batch]
+        if self._decoders is None:
+            return [_Later(self._prepare, image, got) for image, got in zip(batch, fetched, strict=True)]
+        return [self._decoders.submit(self._prepare, image, got) for image, got in zip(batch, fetched, strict=True)]
 
-        ahead = order(batches[0]) if batches else []
-        for i, batch in enumerate(batches):
-            current, ahead = ahead, order(batches[i + 1]) if i + 1 < len(batches) else []
-            yield batch, [each.result() for each in current]
+    def _batches(self, ordered: _Ordered, upcoming: int | None) -> Iterator[list[Prepared]]:
+        """Batches of prepared images; the next one is fetched while one is worked on, that of the next shard too."""
+        batches, ahead = ordered.batches, ordered.first
+        for following in [*batches[1:], None]:
+            current, ahead = ahead, self._order(following) if following else []
+            if following is None and upcoming is not None:
+                self._expected = (upcoming, self._readers.submit(self._order_shard, upcoming))
+            yield [each.result() for each in current]
 
-    def _score(self, batch: list[dict[str, Any]], fetched: list[Fetched]) -> list[dict[str, Any]]:
-        max_pixels = int(self._run.record.settings["max_pixels"])
-        rows, items, places = [], [], []
-        for place, (image, got) in enumerate(zip(batch, fetched, strict=True)):
-            row = self._blank(image, got)
-            rows.append(row)
-            if got.error:
-                _fail(row, got.error)
-                continue
-            try:
-                item, row["width"], row["height"] = self._learner.prepare(got.data, max_pixels)
-            except ImageError as error:
-                _fail(row, error)
-                continue
-            items.append(item)
-            places.append(place)
+    def _prepare(self, image: dict[str, Any], arriving: Future[Fetched]) -> Prepared:
+        """An image's row so far, and its pixels unless it failed."""
+        got = arriving.result()
+        row = self._blank(image, got)
+        if got.error:
+            _fail(row, got.error)
+            return Prepared(row, None)
+        try:
+            item, row["width"], row["height"] = self._learner.prepare(got.data, self._max_pixels)
+        except ImageError as error:
+            _fail(row, error)
+            return Prepared(row, None)
+        return Prepared(row, item)
+
+    def _score(self, batch: list[Prepared]) -> list[dict[str, Any]]:
+        good = [each for each in batch if each.item is not None]
+        items = [each.item for each in good]
         self._prove_here(items)
-        for place, found in zip(places, self._learner.predict(items), strict=True):
+        for each, found in zip(good, self._learner.predict(items), strict=True):
             if isinstance(found, ImageError):
-                _fail(rows[place], found)
+                _fail(each.row, found)
             else:
-                rows[place] |= outcome(self._learner.info, found)
-        return rows
+                each.row.update(outcome(self._learner.info, found))
+        return [each.row for each in batch]
 
     def _prove_here(self, items: list[Any]) -> None:
         """Hold the engine against torch on this node's own processor, once. Raises LearnerError."""
@@ -135,6 +179,20 @@ class ShardScorer:
             "model_id": self._run.record.model_id,
             "run_id": self._run.record.run_id,
         }
+
+
+def cut(images: list[dict[str, Any]], most: int) -> list[list[dict[str, Any]]]:
+    """Cut images into batches of at most ``most`` images and BATCH_BYTES, which bounds what is read ahead."""
+    batches: list[list[dict[str, Any]]] = []
+    total = 0
+    for image in images:
+        size = image["size"] or 0
+        if not batches or len(batches[-1]) >= most or total + size > BATCH_BYTES:
+            batches.append([])
+            total = 0
+        batches[-1].append(image)
+        total += size
+    return batches
 
 
 def fetch(store: Store, image: dict[str, Any]) -> Fetched:

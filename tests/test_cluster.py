@@ -21,7 +21,7 @@ class Doubling:
     dies_times: int = 1
     refuses: int | None = None
 
-    def run(self, task: int) -> int:
+    def run(self, task: int, upcoming: int | None) -> int:
         tried = len(list(self.folder.glob(f"{task}-*")))
         (self.folder / f"{task}-{tried}").touch()
         if task in self.dies_on and tried < self.dies_times:
@@ -49,6 +49,28 @@ def test_every_task_is_done_once(ray: None, tmp_path: Path) -> None:
     done = list(cluster.run_tasks(partial(Doubling, tmp_path), range(20), actors=2))
     assert sorted(done) == [(i, 2 * i) for i in range(20)]
     assert len(list(tmp_path.iterdir())) == 20
+
+
+def test_each_actor_is_told_what_it_gets_next() -> None:
+    """A wrong guess would fetch images twice."""
+    queue = cluster._Queue(range(5))
+    assert (queue.take("a"), queue.take("b")) == ((0, 1), (2, 3))
+    assert queue.take("b") == (3, 4)
+    assert queue.take("a") == (1, None), "all that is left is set apart for b"
+
+
+def test_no_actor_idles_while_another_has_a_task_set_apart() -> None:
+    queue = cluster._Queue(range(3))
+    assert (queue.take("a"), queue.take("b")) == ((0, 1), (2, None))
+    assert queue.take("b") == (1, None)
+    assert queue.take("a") is None and queue.take("b") is None
+
+
+def test_what_a_dead_actor_would_have_got_is_not_lost() -> None:
+    queue = cluster._Queue(range(3))
+    assert queue.take("a") == (0, 1)
+    queue.give_back("a")
+    assert queue.take("b") == (1, 2)
 
 
 @pytest.mark.slow
