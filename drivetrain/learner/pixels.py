@@ -16,7 +16,6 @@ from typing import Any, Literal, Protocol
 import numpy as np
 import numpy.typing as npt
 from PIL import Image
-from torchvision.transforms.functional import pad
 
 from drivetrain.errors import ImageError
 
@@ -103,6 +102,8 @@ def _crop_pad(image: Image.Image, box: Size, corner: Size, pad_mode: str) -> Ima
     before = max(-corner[0], 0), max(-corner[1], 0)
     after = max(box[0] - width + corner[0], 0), max(box[1] - height + corner[1], 0)
     if any((*before, *after)):
+        from torchvision.transforms.functional import pad
+
         image = pad(image, [*before, *after], padding_mode=_PAD_MODES[pad_mode])
     return image
 

@@ -20,7 +20,6 @@ from torch import nn
 from drivetrain.errors import ImageError, LearnerError, TrustError
 from drivetrain.export import LearnerInfo, how_to_trust
 from drivetrain.learner.engines import CPU_BATCH, Engine, OpenVinoEngine, Served, TorchEngine, engine_version
-from drivetrain.learner.own import OwnTransforms, load_vouched
 from drivetrain.learner.pixels import same_shapes, short
 from drivetrain.learner.recipe import Recipe, recipe_from_data, recipe_from_fastai
 from drivetrain.pickled import Refused
@@ -75,7 +74,7 @@ class ExportedLearner:
         model = recipe.model.eval()
         name, layer = ("", None) if embedding == "none" else named_layer(model, embedding)
         self._layer = layer
-        self._own = OwnTransforms(recipe.learn, device) if recipe.decoder is None else None
+        self._own = None if recipe.decoder else _own_transforms(recipe.learn, device)
         self._front: Any = recipe.decoder or self._own
         self._engine: Engine = self.eager
         outputs, size = self._probe()
@@ -241,11 +240,20 @@ def _recipe(data: bytes, sha256: str, vouched: bool) -> Recipe:
         return recipe_from_data(data)
     except Refused as error:
         if vouched:
+            from drivetrain.learner.own import load_vouched
+
             return recipe_from_fastai(load_vouched(data))
         raise TrustError(
             f"Not opened: the learner can't be read as data, because of {error}\n"
             "Opening it in fastai's way runs the code inside it. " + how_to_trust(sha256)
         ) from error
+
+
+def _own_transforms(learn: Any, device: torch.device) -> Any:
+    # fastai takes two seconds and 0.2 GB, which most actors can do without.
+    from drivetrain.learner.own import OwnTransforms
+
+    return OwnTransforms(learn, device)
 
 
 def _put(results: list[Any], where: Sequence[int], found: Predictions) -> None:
