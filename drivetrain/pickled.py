@@ -8,7 +8,7 @@ must build it from its parts. A file that is meant to harm is a strange tree and
 import io
 import pickletools
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -16,6 +16,8 @@ from drivetrain.errors import LearnerError
 
 # A genuine export holds 70 kB beside its tensors, and more for a vocab of many words.
 MOST_PICKLE_BYTES = 256 * 1024**2
+# Whoever walks the tree meets what is shared each time. A few hundred bytes can unfold to more than there are atoms.
+MOST_VALUES = 20_000_000
 _MARK = object()
 
 
@@ -144,6 +146,8 @@ class _Machine:
     def __init__(self) -> None:
         self.stack: list[Any] = []
         self.memo: dict[int, Any] = {}
+        self._unfolded: dict[int, int] = {}
+        self._weighed: list[Any] = []  # alive, so that no other object gets their ids
 
     def take(self, count: int) -> list[Any]:
         if count > len(self.stack):
@@ -163,6 +167,20 @@ class _Machine:
     def push(self, value: Any) -> None:
         self.stack.append(value)
 
+    def put(self, value: Any, *parts: Any) -> None:
+        """Push something made of parts. Raises Refused if it unfolds to more values than anything genuine."""
+        self.weigh(value, parts)
+        self.stack.append(value)
+
+    def weigh(self, value: Any, parts: Iterable[Any]) -> None:
+        """Count the values that someone who walks through this one meets."""
+        if id(value) not in self._unfolded:
+            self._weighed.append(value)
+        total = self._unfolded.get(id(value), 1) + sum(self._unfolded.get(id(part), 1) for part in parts)
+        if total > MOST_VALUES:
+            raise Refused("its pickle: it unfolds to more values than any export has")
+        self._unfolded[id(value)] = total
+
 
 def _plain(machine: _Machine, argument: Any) -> None:
     machine.push(argument)
@@ -177,7 +195,11 @@ def _nothing(machine: _Machine, argument: Any) -> None:
 
 
 def _tuple_of(count: int) -> Callable[[_Machine, Any], None]:
-    return lambda machine, _: machine.push(tuple(machine.take(count)))
+    return lambda machine, _: _container(machine, tuple(machine.take(count)))
+
+
+def _container(machine: _Machine, value: Any) -> None:
+    machine.put(value, *value)
 
 
 def _get(machine: _Machine, argument: Any) -> None:
@@ -208,12 +230,12 @@ def _call(machine: _Machine, argument: Any) -> None:
     function, arguments = machine.take(2)
     if not isinstance(arguments, tuple):
         raise TypeError("a call without arguments")
-    machine.push(Call(function, arguments))
+    machine.put(Call(function, arguments), function, arguments)
 
 
 def _call_with_keywords(machine: _Machine, argument: Any) -> None:
     function, arguments, keywords = machine.take(3)
-    machine.push(Call(function, tuple(arguments), dict(keywords)))
+    machine.put(Call(function, tuple(arguments), dict(keywords)), function, arguments, keywords)
 
 
 def _build(machine: _Machine, argument: Any) -> None:
@@ -221,21 +243,25 @@ def _build(machine: _Machine, argument: Any) -> None:
     target = machine.stack[-1]
     if not isinstance(target, Call):
         raise Refused(f"its pickle: it changes {target}, which exports do not.")
+    machine.weigh(target, [state])
     target.state = state
 
 
 def _append(machine: _Machine, members: list[Any]) -> None:
     target = machine.stack[-1]
+    machine.weigh(target, members)
     (target.members if isinstance(target, Call) else target).extend(members)
 
 
 def _set(machine: _Machine, pairs: list[Any]) -> None:
     target = machine.stack[-1]
+    machine.weigh(target, pairs)
     entries = target.entries if isinstance(target, Call) else target
     entries.update(zip(pairs[::2], pairs[1::2], strict=True))
 
 
 def _add(machine: _Machine, members: list[Any]) -> None:
+    machine.weigh(machine.stack[-1], members)
     machine.stack[-1].update(members)
 
 
@@ -249,7 +275,7 @@ def _persistent(machine: _Machine, argument: Any) -> None:
 
 def _dict(machine: _Machine, argument: Any) -> None:
     pairs = machine.take_to_mark()
-    machine.push(dict(zip(pairs[::2], pairs[1::2], strict=True)))
+    machine.put(dict(zip(pairs[::2], pairs[1::2], strict=True)), *pairs)
 
 
 _ACTIONS: dict[str, Callable[[_Machine, Any], Any]] = {
@@ -268,13 +294,13 @@ _ACTIONS: dict[str, Callable[[_Machine, Any], Any]] = {
     "POP": lambda machine, _: machine.take(1),
     "POP_MARK": lambda machine, _: machine.take_to_mark(),
     "DUP": lambda machine, _: machine.push(machine.stack[-1]),
-    "LIST": lambda machine, _: machine.push(machine.take_to_mark()),
-    "TUPLE": lambda machine, _: machine.push(tuple(machine.take_to_mark())),
+    "LIST": lambda machine, _: _container(machine, machine.take_to_mark()),
+    "TUPLE": lambda machine, _: _container(machine, tuple(machine.take_to_mark())),
     "TUPLE1": _tuple_of(1),
     "TUPLE2": _tuple_of(2),
     "TUPLE3": _tuple_of(3),
     "DICT": _dict,
-    "FROZENSET": lambda machine, _: machine.push(frozenset(machine.take_to_mark())),
+    "FROZENSET": lambda machine, _: _container(machine, frozenset(machine.take_to_mark())),
     "APPEND": lambda machine, _: _append(machine, machine.take(1)),
     "APPENDS": lambda machine, _: _append(machine, machine.take_to_mark()),
     "SETITEM": lambda machine, _: _set(machine, machine.take(2)),

@@ -198,7 +198,7 @@ class Rebuilder:
         if isinstance(value, list | tuple | set | frozenset):
             return type(value)(self._attribute(each, where) for each in value)
         if isinstance(value, dict):
-            return {key: self._attribute(each, where) for key, each in value.items()}
+            return {plain(key): self._attribute(each, where) for key, each in value.items()}
         if isinstance(value, Name):
             return _listed(value)
         if isinstance(value, Call):
@@ -208,7 +208,7 @@ class Rebuilder:
     def _object(self, call: Call, where: str) -> Any:
         name = call.name
         if name == "collections.OrderedDict":
-            return OrderedDict((key, self._attribute(each, where)) for key, each in call.entries.items())
+            return OrderedDict((plain(key), self._attribute(each, where)) for key, each in call.entries.items())
         if name in ("__builtin__.set", "builtins.set"):
             return {self._attribute(each, where) for each in call.arguments[0]}
         if name == "torch.Size":

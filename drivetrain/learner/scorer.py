@@ -237,7 +237,7 @@ def open_learner(
 
 def _recipe(data: bytes, sha256: str, vouched: bool) -> Recipe:
     try:
-        return recipe_from_data(data)
+        return _recipe_from_data(data)
     except Refused as error:
         if vouched:
             from drivetrain.learner.own import load_vouched
@@ -247,6 +247,15 @@ def _recipe(data: bytes, sha256: str, vouched: bool) -> Recipe:
             f"Not opened: the learner can't be read as data, because of {error}\n"
             "Opening it in fastai's way runs the code inside it. " + how_to_trust(sha256)
         ) from error
+
+
+def _recipe_from_data(data: bytes) -> Recipe:
+    try:
+        return recipe_from_data(data)
+    except RecursionError as error:
+        raise Refused("its pickle: its values lie in each other without end") from error
+    except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
+        raise Refused(f"its pickle: not laid out as fastai 2 does it ({short(error)})") from error
 
 
 def _own_transforms(learn: Any, device: torch.device) -> Any:
