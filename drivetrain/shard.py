@@ -100,7 +100,7 @@ class ShardScorer:
         self._expected: tuple[int, Future[_Ordered]] | None = None
         self._readers, self._fetchers = ThreadPoolExecutor(1), ThreadPoolExecutor(FETCHERS)
         # An actor with one CPU decodes between two passes of the network; one with a GPU uses the node's cores.
-        self._decoders = ThreadPoolExecutor(os.cpu_count()) if gpu else None
+        self._decoders = ThreadPoolExecutor(os.cpu_count()) if gpu and self._learner.decodes_in_threads else None
 
     def run(self, task: int, upcoming: int | None = None) -> PartCounts:
         """Score one shard and write its part; fetch the first images of the upcoming one while at it."""

@@ -108,6 +108,11 @@ class ExportedLearner:
         except Exception as error:
             raise LearnerError(f"OpenVINO can't convert it: {short(error)}") from error
 
+    @property
+    def decodes_in_threads(self) -> bool:
+        """Whether `prepare` may run in several threads at once; fastai's own transforms keep state."""
+        return self._own is None
+
     def prove(self, items: Sequence[Any]) -> Proof:
         """Hold the fast engine against eager torch on prepared items."""
         try:

@@ -1,0 +1,214 @@
+"""Images a second from the bucket to the committed run, beside what else scores a bucket with the same learner.
+
+    python benchmarks/scoring.py --images FOLDER --repeats 3 resnet18.pkl resnet50.pkl
+
+Each measurement has a process of its own; peers take turns, so that a machine that gets slower does so for all. The
+time begins when the learner is loaded (get_preds, DataLoader) or when the command is called on a running Ray cluster
+(drivetrain, Ray Data: the start of their actors counts). The table goes to stdout and to scoring.md beside this file.
+"""
+
+import argparse
+import hashlib
+import json
+import tempfile
+import time
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+from tables import heading, in_own_process, publish, table
+
+BATCH = 64
+
+
+def images_of(folder: str) -> list[Path]:
+    """The images to score."""
+    return sorted(path for path in Path(folder).rglob("*") if path.is_file())
+
+
+def load(learner: str) -> Any:
+    """fastai's own way to load."""
+    from fastai.vision.all import load_learner
+
+    warnings.simplefilter("ignore")
+    return load_learner(learner)
+
+
+def get_preds(learner: str, folder: str, workers: int) -> tuple[int, float]:
+    """fastai: `learn.get_preds` on a test_dl."""
+    learn, images = load(learner), images_of(folder)
+    with learn.no_bar():
+        started = time.perf_counter()
+        learn.get_preds(dl=learn.dls.test_dl(images, bs=BATCH, num_workers=workers))
+        return len(images), time.perf_counter() - started
+
+
+def loop(learner: str, folder: str) -> tuple[int, float]:
+    """A plain DataLoader loop: torchvision's transforms, the network in channels_last, two workers."""
+    import torch
+    from PIL import Image
+    from torchvision import transforms
+
+    learn, images = load(learner), images_of(folder)
+    normalise = transforms.Normalize([0.485, 0.456, 0.406], [0.229, 0.224, 0.225])
+    prepare = transforms.Compose([transforms.Resize(224), transforms.CenterCrop(224), transforms.ToTensor(), normalise])
+
+    class Images(torch.utils.data.Dataset[Any]):
+        def __len__(self) -> int:
+            return len(images)
+
+        def __getitem__(self, place: int) -> Any:
+            return prepare(Image.open(images[place]).convert("RGB"))
+
+    model = learn.model.eval().to(memory_format=torch.channels_last)
+    started = time.perf_counter()
+    with torch.inference_mode():
+        for batch in torch.utils.data.DataLoader(Images(), BATCH, num_workers=2):
+            torch.softmax(model(batch.to(memory_format=torch.channels_last)), 1)
+    return len(images), time.perf_counter() - started
+
+
+class RayDataScorer:
+    """Ray Data's actor: fastai's own transforms and network, one thread."""
+
+    def __init__(self, learner: str) -> None:
+        import torch
+
+        from drivetrain.learner import open_learner
+
+        data = Path(learner).read_bytes()
+        torch.set_num_threads(1)
+        self._learner = open_learner(data, hashlib.sha256(data).hexdigest(), threads=1)
+
+    def __call__(self, batch: Any) -> Any:
+        """Score a batch of files."""
+        items = [self._learner.prepare(data, 10**8)[0] for data in batch["bytes"]]
+        found = self._learner.predict(items)
+        return {"path": batch["path"], "label": [int(each.outputs[0].argmax()) for each in found]}  # type: ignore[union-attr]
+
+
+def ray_data(learner: str, folder: str) -> tuple[int, float]:
+    """Ray Data: read_binary_files, an actor pool with drivetrain's decoding and eager torch, write_parquet."""
+    import ray
+
+    images = images_of(folder)
+    # Reading needs a CPU of its own: with two whole ones taken by actors, nothing would ever be read.
+    ray.init(log_to_driver=False, include_dashboard=False)
+    with tempfile.TemporaryDirectory() as out:
+        started = time.perf_counter()
+        files = ray.data.read_binary_files([str(path) for path in images], include_paths=True)
+        scored = files.map_batches(
+            RayDataScorer,
+            fn_constructor_args=(learner,),
+            batch_size=BATCH,
+            num_cpus=0.7,
+            compute=ray.data.ActorPoolStrategy(size=2),
+        )
+        scored.write_parquet(out)
+        return len(images), time.perf_counter() - started
+
+
+def drivetrain(learner: str, folder: str, engine: str) -> tuple[int, float]:
+    """drivetrain: list, freeze, prove, score on two actors, write Parquet, commit; on a cluster that runs."""
+    from drivetrain import Config, cluster, score_images
+
+    with tempfile.TemporaryDirectory() as root, cluster.connected(None, 2):
+        config = Config(root=root, learner=learner, images=folder, source="bench", name="b", actors=2, engine=engine)  # type: ignore[arg-type]
+        started = time.perf_counter()
+        result = score_images(config)
+        return int(result["rows"]), time.perf_counter() - started
+
+
+def bound(learner: str, folder: str) -> tuple[int, float]:
+    """What two cores allow: decoding alone and the fast network alone, one after the other, on each."""
+    from multiprocessing import get_context
+
+    with get_context("spawn").Pool(2) as pool:
+        found = pool.starmap(alone, [(learner, folder), (learner, folder)])
+    return 2 * found[0][0], max(seconds for _, seconds in found)
+
+
+def alone(learner: str, folder: str) -> tuple[int, float]:
+    """Seconds to decode some images and to put them through the fast network, in one thread."""
+    import numpy as np
+
+    from drivetrain.learner import open_learner
+
+    data = Path(learner).read_bytes()
+    scorer = open_learner(data, hashlib.sha256(data).hexdigest(), engine="openvino", threads=1)
+    some = [path.read_bytes() for path in images_of(folder)[:256]]
+    [scorer.prepare(each, 10**8) for each in some[:8]]
+    started = time.perf_counter()
+    items = [scorer.prepare(each, 10**8)[0] for each in some]
+    seconds = time.perf_counter() - started
+    batches = [np.stack(items[i : i + 8]) for i in range(0, len(items), 8)]
+    scorer.fast.run(batches[0])
+    started = time.perf_counter()
+    for batch in batches:
+        scorer.fast.run(batch)
+    return len(some), seconds + time.perf_counter() - started
+
+
+PEERS: dict[str, Callable[[str, str], tuple[int, float]]] = {
+    "get_preds, 0 workers": lambda learner, folder: get_preds(learner, folder, 0),
+    "get_preds, 2 workers": lambda learner, folder: get_preds(learner, folder, 2),
+    "DataLoader loop, channels_last": loop,
+    "Ray Data, 2 actors": ray_data,
+    "drivetrain, torch": lambda learner, folder: drivetrain(learner, folder, "torch"),
+    "drivetrain": lambda learner, folder: drivetrain(learner, folder, "auto"),
+    "bound: decoding + fast network alone": bound,
+}
+ABOUT = """\
+Medians; "of get_preds" is against the better of its two. "of the bound" is against decoding alone and the fast network
+alone on the same cores, without fetching, Ray, rows or Parquet. drivetrain's time includes listing, the proof of the
+engine and the start of its actors, which weigh less the more images there are."""
+
+
+def rates(learner: str, folder: str, repeats: int, peers: list[str]) -> dict[str, float]:
+    """Images a second of each peer: medians, measured in turns."""
+    found: dict[str, list[float]] = {peer: [] for peer in peers}
+    for _ in range(repeats):
+        for peer in peers:
+            one = in_own_process(__file__, "--peer", peer, "--images", folder, learner)
+            found[peer].append(one["images"] / one["seconds"])
+    return {peer: median(each) for peer, each in found.items()}
+
+
+def rows_of(learner: str, found: dict[str, float]) -> list[list[str]]:
+    """A learner's lines of the table."""
+    best = max((rate for peer, rate in found.items() if peer.startswith("get_preds")), default=0.0)
+    most = found.get("bound: decoding + fast network alone", 0.0)
+    name = Path(learner).stem
+    return [
+        [f"{name}: {peer}", f"{rate:.1f}", f"{rate / best:.2f}" if best else "", f"{rate / most:.2f}" if most else ""]
+        for peer, rate in found.items()
+    ]
+
+
+def main() -> None:
+    """Measure every learner with every peer, or, with --peer, one of them."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("learners", nargs="+")
+    parser.add_argument("--images", required=True)
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--peer", action="append")
+    parser.add_argument("--only", action="append", choices=PEERS)
+    given = parser.parse_args()
+    if given.peer:
+        images, seconds = PEERS[given.peer[0]](given.learners[0], given.images)
+        print(json.dumps({"images": images, "seconds": seconds}))
+        return
+    rows: list[list[str]] = []
+    for learner in given.learners:
+        rows += rows_of(learner, rates(learner, given.images, given.repeats, given.only or list(PEERS)))
+    count = len(images_of(given.images))
+    lines = heading("Scoring", "python benchmarks/scoring.py", "torch", "fastai", "ray", "openvino")
+    lines += [f"{count:,} photos, medians of {given.repeats}.", ""]
+    heads = ["learner and way", "images/s", "of get_preds", "of the bound"]
+    publish(__file__, [*lines, *table(heads, rows), "", ABOUT])
+
+
+if __name__ == "__main__":
+    main()

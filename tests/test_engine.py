@@ -1,0 +1,142 @@
+"""The fast engine is chosen once, on real images, is part of the run's key, and is held against torch on each node."""
+
+import json
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import learners
+import numpy as np
+import pytest
+import zoo
+
+from drivetrain.admit import admit_learner, choose_engine
+from drivetrain.config import Config
+from drivetrain.errors import LearnerError, SettingError
+from drivetrain.learner import scorer
+from drivetrain.reference import build_reference, find_reference
+from drivetrain.root import open_root
+from drivetrain.run import Run
+from drivetrain.score import score_images
+from drivetrain.shard import BATCH_BYTES, ShardScorer, cut
+from drivetrain.store import Store
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    return learners.write_photos(tmp_path_factory.mktemp("photos") / "all", 140)
+
+
+@pytest.fixture(scope="module")
+def exported(photos: list[Path], tmp_path_factory: pytest.TempPathFactory) -> learners.Exported:
+    return learners.exported(zoo.ZOO["squish"](photos), tmp_path_factory.mktemp("learner") / "export.pkl")
+
+
+@pytest.fixture()
+def config(exported: learners.Exported, photos: list[Path], tmp_path: Path) -> Config:
+    return Config(
+        root=str(tmp_path / "root"), learner=exported.path, images=str(photos[0].parent.parent), source="photos",
+        name="first", actors=0,
+    )  # fmt: skip
+
+
+def run_of(config: Config, result: dict[str, Any]) -> Run:
+    store, layout = open_root(config)
+    return Run.find(store, layout, result["run_id"])
+
+
+def test_openvino_scores_after_its_proof_and_torch_scores_the_same(config: Config) -> None:
+    fast = run_of(config, score_images(config))
+    slow = run_of(config, score_images(config.model_copy(update={"engine": "torch"})))
+    assert (fast.record.settings["engine"], fast.record.engine_note) == ("openvino", "")
+    assert (slow.record.settings["engine"], slow.record.engine_note) == ("torch", "asked for")
+    assert fast.record.run_id != slow.record.run_id
+    columns = ["uri", "label", "probs", "embedding"]
+    one, other = (run.rows(columns).to_pandas().set_index("uri").sort_index() for run in (fast, slow))
+    assert len(one) == 140 and (one["label"] == other["label"]).all()
+    np.testing.assert_allclose(np.stack(one["probs"]), np.stack(other["probs"]), atol=1e-4)
+    np.testing.assert_allclose(np.stack(one["embedding"]), np.stack(other["embedding"]), rtol=2e-3, atol=1e-4)
+
+
+def test_the_proof_is_made_once(config: Config) -> None:
+    score_images(config)
+    store, layout = open_root(config)
+    info = admit_learner(store, layout, config)
+    record = layout.proof(info.model_id)
+    proof = json.loads(store.read(record))
+    assert proof["images"] == 32 and proof["same_labels"] and proof["cosine"] >= 0.9999 and not proof["reason"]
+    assert choose_engine(store, layout, config, info, []) == ("openvino", ""), "no image is read again"
+
+
+def test_too_few_images_prove_nothing_and_decide_nothing(config: Config, photos: list[Path]) -> None:
+    store, layout = open_root(config)
+    info = admit_learner(store, layout, config)
+    engine, why = choose_engine(store, layout, config, info, [str(path) for path in photos[:3]])
+    assert engine == "torch" and "only 3 readable images" in why
+    assert not store.exists(layout.proof(info.model_id))
+
+
+def test_what_openvino_cannot_do_is_left_to_torch_and_said(tmp_path: Path) -> None:
+    paths = learners.write_digits(tmp_path / "digits", 0, 64, by_label=True)
+    exported = learners.exported(learners.digits_learner(tmp_path / "digits", epochs=1), tmp_path / "export.pkl")
+    config = Config(
+        root=str(tmp_path / "root"), learner=exported.path, images=str(paths[0].parent.parent), source="d", actors=0
+    )
+    record = run_of(config, score_images(config)).record
+    assert record.settings["engine"] == "torch" and "one size" in record.engine_note
+    with pytest.raises(SettingError, match=r"one size.*--engine torch"):
+        score_images(config.model_copy(update={"engine": "openvino", "name": "second"}))
+
+
+def test_a_reference_by_torch_serves_a_run_by_openvino(config: Config) -> None:
+    build_reference(config.model_copy(update={"engine": "torch"}))
+    run = run_of(config, score_images(config))
+    reference = find_reference(run.store, run.layout, run)
+    assert reference is not None and reference.settings["engine"] == "torch"
+    assert run.record.settings["engine"] == "openvino"
+
+
+def test_a_node_that_computes_something_else_fails_loudly(config: Config, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Here no difference is small enough, as if this node's processor gave other numbers."""
+    run = run_of(config, score_images(config))
+    worker = ShardScorer({}, run.layout.root, run.record.run_id, 16)
+    monkeypatch.setattr(scorer, "TOLERANCE", -1.0)
+    with pytest.raises(LearnerError, match=r"does not give what it gave where the run began.*--engine torch"):
+        worker.run(0)
+
+
+def test_every_image_is_read_once_the_next_shards_too(config: Config, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is fetched ahead is used, and not fetched again."""
+    run = run_of(config, score_images(config))
+    worker = ShardScorer({}, run.layout.root, run.record.run_id, 16)
+    reads: Counter[str] = Counter()
+    read = Store.read
+
+    def counted(self: Store, uri: str) -> bytes:
+        reads[uri] += 1
+        return read(self, uri)
+
+    monkeypatch.setattr(Store, "read", counted)
+    shards = list(range(run.record.shards))
+    assert len(shards) > 1
+    for shard, upcoming in zip(shards, [*shards[1:], None], strict=True):
+        worker.run(shard, upcoming)
+    images = set(run.manifest(["uri"])["uri"].to_pylist())
+    assert {uri for uri in reads if uri in images} == images and {reads[uri] for uri in images} == {1}
+
+
+def test_a_wrong_guess_of_the_next_shard_costs_nothing_but_reads(config: Config) -> None:
+    run = run_of(config, score_images(config))
+    worker = ShardScorer({}, run.layout.root, run.record.run_id, 16)
+    assert worker.run(0, 1).rows == run.counts(0).rows
+    assert worker.run(2, None).rows == run.counts(2).rows
+    assert worker.run(1, None).rows == run.counts(1).rows
+
+
+def test_batches_are_bounded_by_count_and_by_bytes() -> None:
+    small, large = {"size": 10}, {"size": BATCH_BYTES}
+    assert [len(batch) for batch in cut([small] * 10, 4)] == [4, 4, 2]
+    assert [len(batch) for batch in cut([small, large, large, small, small], 4)] == [1, 1, 1, 2]
+    assert cut([], 4) == [] and [len(batch) for batch in cut([{"size": None}] * 3, 4)] == [3]
