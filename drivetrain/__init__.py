@@ -12,6 +12,7 @@ from drivetrain.errors import DrivetrainError
 
 if TYPE_CHECKING:
     from drivetrain.admit import inspect_learner
+    from drivetrain.doctor import check_setup
     from drivetrain.nightly import measure_drift, run_night
     from drivetrain.nights import list_nights
     from drivetrain.reference import build_reference
@@ -23,6 +24,7 @@ __all__ = [
     "Config",
     "DrivetrainError",
     "build_reference",
+    "check_setup",
     "compare_runs",
     "inspect_learner",
     "list_nights",
@@ -34,6 +36,7 @@ __all__ = [
 
 _ROOMS = {
     "build_reference": "reference",
+    "check_setup": "doctor",
     "compare_runs": "rescore",
     "inspect_learner": "admit",
     "list_nights": "nights",

@@ -96,6 +96,8 @@ def _told(result: dict[str, Any], config: Config, json_only: bool) -> int:
     click.echo(json.dumps(result, ensure_ascii=False, default=str))
     if result.get("too_many_failed"):
         return 3
+    if "checks" in result:
+        return 0 if result["ok"] else 1
     return 4 if config.fail_on_drift and result.get("verdict") == "drift" else 0
 
 
@@ -111,12 +113,24 @@ def _summary(result: dict[str, Any]) -> list[str]:
     if "verdict" in result:
         lines += [f"Verdict: {result['verdict']}. {result['sentence']}", f"Lever to pull: {result['lever']}"]
         lines.append(f"Report: {result['report']}")
+    if "checks" in result:
+        lines += _checked(result)
     if "architecture" in result:
         lines += _about(result)
     if "comparison" in result:
         agreement = result["agreement"]
         same = f"{agreement:.1%} of the labels are the same; " if agreement is not None else ""
         lines.append(f"{same}comparison: {result['comparison']}")
+    return lines
+
+
+def _checked(result: dict[str, Any]) -> list[str]:
+    """What the doctor found, for a person: a line for each check, and below it what to type."""
+    lines = []
+    for check in result["checks"]:
+        state = "FAILED" if check["state"] == "failed" else check["state"]
+        lines.append(f"{check['name']:9} {state:12} {check['found']}")
+        lines += [" " * 23 + line for line in check["mend"].splitlines()]
     return lines
 
 
@@ -194,6 +208,13 @@ _command(
     "run_night",
     needs=("root", "learner", "images"),
     keys=(*COMMON, *SCORING, "night", "lookback", *JUDGING),
+)
+_command(
+    "doctor",
+    "Check all that a job needs, and say what to type for what is missing.",
+    "check_setup",
+    needs=(),
+    keys=(*COMMON, *SCORING, "night"),
 )
 _command(
     "compare",

@@ -9,6 +9,8 @@ process, in order: for debugging, and for tests of everything but Ray.
 import logging
 import os
 import re
+import subprocess
+import sys
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
@@ -99,6 +101,35 @@ def connected(address: str | None, actors: int | None) -> Iterator[None]:
         yield
     finally:
         ray.shutdown()
+
+
+def look(address: str, seconds: float) -> str:
+    """What a cluster has, asked by a process of its own: a connection that hangs can be ended only with its process.
+
+    Raises RunError when there is no such cluster or it does not answer in time.
+    """
+    code = "import sys; from drivetrain.cluster import _tell; _tell(sys.argv[1])"
+    try:
+        done = subprocess.run(
+            [sys.executable, "-c", code, address], capture_output=True, text=True, timeout=seconds, check=False
+        )
+    except subprocess.TimeoutExpired:
+        raise RunError(
+            f"No answer within {seconds:.0f} s from the Ray cluster at {address}\n"
+            "Correct --ray-address; on the cluster's head, type   ray status"
+        ) from None
+    if done.returncode:
+        raise RunError(done.stderr.strip() or f"No Ray cluster at {address}")
+    return done.stdout.strip()
+
+
+def _tell(address: str) -> None:
+    try:
+        with connected(address, None):
+            found = ray.cluster_resources()
+    except RunError as error:
+        sys.exit(str(error))
+    sys.stdout.write(f"{found.get('CPU', 0):.0f} CPUs, {found.get('GPU', 0):.0f} GPUs, Ray {ray.__version__}")
 
 
 def default_actors(gpus_per_actor: float) -> int:

@@ -4,6 +4,8 @@ Knows bytes. Does not open them: a pickle runs code, and only `learner` opens on
 """
 
 import hashlib
+import io
+import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -39,16 +41,37 @@ class LearnerInfo:
 def read_export(store: Store, uri: str, trust: Sequence[str]) -> tuple[bytes, str]:
     """The bytes of an export and their sha256.
 
-    Raises TrustError if ``trust`` names hashes and this is none of them, and LearnerError if there is no such object.
+    Raises TrustError if ``trust`` names hashes and this is none of them, and LearnerError if there is no such object or
+    it is plainly something else.
     """
     try:
         data = store.read(uri)
     except OSError as error:
         raise LearnerError(f"No learner at {uri}: {error}\nExpected the file that learn.export() wrote.") from error
+    if instead := what_instead(data):
+        raise LearnerError(f"No learner at {uri}: expected the file that learn.export() wrote, found {instead}")
     sha256 = hashlib.sha256(data).hexdigest()
     if trust and sha256 not in trust:
         raise TrustError(f"Not opened: {uri}\nThe hashes in trust are others. " + how_to_trust(sha256))
     return data, sha256
+
+
+def what_instead(data: bytes) -> str | None:
+    """What a file is that was meant to be another: nothing, a pointer, a page, half of itself. And what to type.
+
+    None if it may be what it should be. Looks at the ends only, and opens nothing.
+    """
+    head = data[:512].lstrip().lower()
+    if not data:
+        return "no bytes.\nCopy it again, and compare the two with   sha256sum FILE"
+    if head.startswith(b"version https://git-lfs"):
+        return "a git-lfs pointer in its place.\nWhere it was copied from, type   git lfs pull   and copy it again"
+    if head.startswith((b"<!doctype html", b"<html", b"<?xml")):
+        return "a web page, e.g. of a login or an error.\nDownload the file itself: type   curl -fL -o FILE URL"
+    if head.startswith(b"pk\x03\x04") and not zipfile.is_zipfile(io.BytesIO(data)):
+        again = "Copy it again, and compare the two with   sha256sum FILE"
+        return f"the first {len(data):,} bytes of one; its end is missing.\n{again}"
+    return None
 
 
 def how_to_trust(sha256: str) -> str:

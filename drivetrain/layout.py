@@ -6,6 +6,7 @@ created once   a conditional put; the first writer wins, a later one changes not
 replaceable    derived from what was created once; may be written again at any time
 
     <root>/drivetrain.json                                    created once   schema version of this root
+    <root>/probe.json                                         replaceable    shows that the root can be written
     <root>/models/<model_id>/export.pkl                       created once   copied in at first use
     <root>/models/<model_id>/{learner.json, engine.json}      created once   what it is; which engine, and its proof
     <root>/models/<model_id>/{learner-<layer>.json, engine-<layer>.json}    created once   for another --embedding
@@ -143,6 +144,11 @@ class Layout:
     def marker(self) -> str:
         """drivetrain.json, which says that this is a root and of which schema."""
         return f"{self.root}/drivetrain.json"
+
+    @property
+    def probe(self) -> str:
+        """probe.json, which is written to see whether anything can be."""
+        return f"{self.root}/probe.json"
 
     def model(self, model_id: str) -> str:
         """The folder of one model."""

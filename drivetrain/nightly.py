@@ -15,6 +15,7 @@ from drivetrain import drift, report, site
 from drivetrain.admit import admit_learner
 from drivetrain.config import Config
 from drivetrain.console import busy, say
+from drivetrain.doctor import check_first
 from drivetrain.errors import SettingError
 from drivetrain.layout import Layout, RecordPaths
 from drivetrain.nights import latest_record, plan_night, plan_paths, record_number
@@ -55,6 +56,7 @@ def run_night(config: Config) -> dict[str, Any]:
     again resumes, or says that the night is done and returns the same.
     """
     config.need("root", "learner", "images")
+    check_first(config)
     store, layout = open_root(config)
     info = admit_learner(store, layout, config)
     plan = plan_night(store, layout, config)

@@ -19,6 +19,7 @@ import pyarrow as pa
 from drivetrain.admit import admit_learner
 from drivetrain.config import Config
 from drivetrain.console import say
+from drivetrain.doctor import check_first
 from drivetrain.drift import REFERENCE_PER_IMAGE, SMALLEST_TEST, Scores
 from drivetrain.errors import SettingError
 from drivetrain.images import Images
@@ -62,6 +63,7 @@ def build_reference(config: Config) -> dict[str, Any]:
     same config again resumes, or finds the reference there.
     """
     config.need("root", "learner", "images")
+    check_first(config)
     store, layout = open_root(config)
     info = admit_learner(store, layout, config)
     prefix = store.normalise(config.images_of(config.the_night()))

@@ -10,6 +10,7 @@ from drivetrain.admit import admit_learner
 from drivetrain.compare import COLUMNS, Comparison, compare
 from drivetrain.config import Config
 from drivetrain.console import busy, say
+from drivetrain.doctor import check_first
 from drivetrain.errors import SettingError
 from drivetrain.layout import Layout
 from drivetrain.manifest import find_plan
@@ -35,6 +36,8 @@ def rescore_run(config: Config) -> dict[str, Any]:
     old = Run.find(store, layout, run_id)
     if old.committed() is None:
         raise SettingError(f"The run {run_id} is not committed yet. Run its own command again to finish it.")
+    # Its images are those of the old run, wherever the config points.
+    check_first(config.model_copy(update={"images": None}))
     info = admit_learner(store, layout, config)
     plan = find_plan(store, layout, old.record.source, old.record.kind, old.record.name)
     if plan is None:

@@ -13,6 +13,7 @@ from drivetrain import cluster
 from drivetrain.admit import PROOF_IMAGES, admit_learner, choose_engine
 from drivetrain.config import Config
 from drivetrain.console import Counting, say
+from drivetrain.doctor import check_first
 from drivetrain.errors import RunError, SettingError
 from drivetrain.export import LearnerInfo
 from drivetrain.images import without
@@ -33,6 +34,7 @@ def score_images(config: Config) -> dict[str, Any]:
     run is committed and how many images came since.
     """
     config.need("root", "learner", "images")
+    check_first(config)
     store, layout = open_root(config)
     info = admit_learner(store, layout, config)
     name = config.name or (config.the_night() if config.dated else datetime.now(UTC).date()).isoformat()

@@ -19,6 +19,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
+from itertools import islice
 from typing import IO, Any, TypeVar
 
 import fsspec
@@ -42,6 +43,22 @@ class Store:
 
     def __init__(self, options: Options | None = None) -> None:
         self.options = options or {}
+
+    def hasty(self, seconds: float) -> "Store":
+        """The same store, for a look: S3 is asked once and given so many seconds. A job asks again for minutes."""
+        patience: Any = {"connect_timeout": seconds, "read_timeout": seconds, "retries": {"total_max_attempts": 1}}
+        bounded = {name: {"config_kwargs": patience} | self.options.get(name, {}) for name in ("s3", "s3a")}
+        return Store({**self.options, **bounded})
+
+    def where(self, uri: str) -> str:
+        """Who is asked for a uri, for messages: an endpoint, a protocol, or this machine."""
+        protocol = "this machine" if self.is_local(uri) else uri.split("://", 1)[0]
+        if protocol not in ("s3", "s3a"):
+            return protocol
+        set_here = self.options.get(protocol, {}).get("endpoint_url")
+        return str(
+            set_here or os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL") or "Amazon S3"
+        )
 
     def _fs(self, uri: str) -> tuple[Any, str]:
         protocol = uri.split("://", 1)[0] if "://" in uri else "file"
@@ -72,6 +89,13 @@ class Store:
         fs, path = self._fs(uri)
         with _os_errors():
             data: bytes = fs.cat_file(path)
+        return data
+
+    def peek(self, uri: str, most: int) -> bytes:
+        """The first bytes of an object. Raises as `read` does; unlike a HEAD, a refusal comes with its reason."""
+        fs, path = self._fs(uri)
+        with _os_errors():
+            data: bytes = fs.cat_file(path, start=0, end=most)
         return data
 
     def exists(self, uri: str) -> bool:
@@ -180,6 +204,13 @@ class Store:
         """What `find` finds, in the order in which the store lists it, as batches of columns (schema IMAGE)."""
         return batches_of(self._listed(prefix))
 
+    def first(self, prefix: str, most: int) -> list[ObjectInfo]:
+        """Some objects below a prefix, the first ones that the store names: a look, where `listed` is all of them.
+
+        Raises StoreError when the prefix can't be listed, with what the store said as its cause.
+        """
+        return list(islice(self._listed(prefix), most))
+
     def _listed(self, prefix: str) -> Iterator[ObjectInfo]:
         fs, path = self._fs(prefix)
         if self.is_local(prefix) and os.path.isfile(path):
@@ -206,6 +237,18 @@ class Store:
         """A Parquet file, or some of its columns."""
         with self.open(uri) as file:
             return pq.read_table(file, columns=columns)
+
+
+def refusal(error: BaseException | None) -> str:
+    """The store's own word for why it refused (NoSuchBucket, NoCredentialsError), or an empty text."""
+    while error is not None:
+        answer = getattr(error, "response", None)
+        if isinstance(answer, dict) and "Error" in answer:
+            return str(answer["Error"].get("Code", ""))
+        if isinstance(error, BotoCoreError):
+            return type(error).__name__
+        error = error.__cause__ or error.__context__
+    return ""
 
 
 def several_at_once(do: Callable[[Item], Result], items: Iterable[Item]) -> list[Result]:

@@ -19,6 +19,7 @@ from fastai.learner import Learner, load_learner
 
 from drivetrain.errors import ImageError, LearnerError
 from drivetrain.learner.pixels import open_image, short
+from drivetrain.packages import how_to_change, how_to_install, versions
 
 
 class _Missing:
@@ -38,21 +39,19 @@ class _Missing:
 
 class _Unpickler(pickle.Unpickler):
     def find_class(self, module: str, name: str) -> Any:
+        # Where Python 3.13 has its paths.
+        if module == "pathlib._local":
+            module = "pathlib"
         if (module, name) == ("pathlib", "WindowsPath"):
             return pathlib.PureWindowsPath
         try:
             return super().find_class(module, name)
         except ImportError as error:
-            raise LearnerError(
-                f"The export needs {module}.{name}: {error}. Install it on every node of the cluster."
-            ) from error
+            raise LearnerError(how_to_install(f"{module}.{name}", error)) from error
         except AttributeError as error:
             if module == "__main__":
                 return type(name, (_Missing,), {"wanted": name})
-            raise LearnerError(
-                f"The export needs {module}.{name}, which the version installed here lacks ({error}). "
-                "Install the version that it was trained with."
-            ) from error
+            raise LearnerError(how_to_change(f"{module}.{name}")) from error
 
 
 # What torch.load asks of a pickle module, for the zip form and for its older one.
@@ -79,11 +78,19 @@ def load_vouched(data: bytes) -> Learner:
                 raise LearnerError(
                     f"Expected a fastai Learner: {error}. Export it with learn.export(), not torch.save()."
                 ) from error
-            raise LearnerError(f"The export can't be read: {short(error)}") from error
+            raise LearnerError(_unreadable(error)) from error
         except Exception as error:
-            raise LearnerError(
-                f"The export can't be read: {short(error)}. Was it written by learn.export()?"
-            ) from error
+            raise LearnerError(_unreadable(error)) from error
+
+
+def _unreadable(error: Exception) -> str:
+    here = versions()
+    return (
+        f"The export can't be read: {short(error)}. "
+        f"Here are Python {here['python']}, fastai {here['fastai']} and torch {here['torch']}.\n"
+        "Was it written by learn.export()? Then install the versions of the machine that trained it: type there   "
+        "pip freeze | grep -iE 'torch|fast'"
+    )
 
 
 class OwnTransforms:

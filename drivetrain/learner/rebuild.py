@@ -17,6 +17,7 @@ import torch
 from torch import nn
 
 from drivetrain.errors import LearnerError
+from drivetrain.packages import how_to_change, how_to_install
 from drivetrain.pickled import Call, Name, PickledFile, Refused, Storage
 
 # Packages whose modules hold layers and networks, and nothing that turns an attribute into code.
@@ -263,13 +264,6 @@ def _look_up(name: str) -> Any:
     try:
         return getattr(importlib.import_module(module), attribute)
     except ImportError as error:
-        package = module.split(".", 1)[0].replace("_", "-")
-        raise LearnerError(
-            f"The learner needs {name}, which is not installed here ({error}). Install {package} on every node."
-        ) from error
+        raise LearnerError(how_to_install(name, error)) from error
     except AttributeError as error:
-        package = module.split(".", 1)[0]
-        version = getattr(importlib.import_module(package), "__version__", "of another version")
-        raise LearnerError(
-            f"The learner needs {name}, which {package} {version} lacks. Install the version that it was trained with."
-        ) from error
+        raise LearnerError(how_to_change(name)) from error
