@@ -1,0 +1,67 @@
+"""The doctor names the true cause and what mends it, on a real store and with real exports."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import learners
+import pytest
+import torch
+import zoo
+from servers import free_ports
+from torch import nn
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    return learners.write_photos(tmp_path_factory.mktemp("photos") / "all", 12)
+
+
+@pytest.fixture(scope="module")
+def exported(photos: list[Path], tmp_path_factory: pytest.TempPathFactory) -> learners.Exported:
+    return learners.exported(zoo.ZOO["squish"](photos), tmp_path_factory.mktemp("learner") / "export.pkl")
+
+
+def doctor(*words: str) -> tuple[int, dict[str, Any], str]:
+    done = subprocess.run([sys.executable, "-m", "drivetrain.cli", "doctor", *words], capture_output=True, text=True)
+    assert "Traceback" not in done.stderr, done.stderr
+    return done.returncode, json.loads(done.stdout.splitlines()[-1]), done.stdout
+
+
+def given(tmp_path: Path, learner: str, photos: list[Path], **other: str) -> list[str]:
+    flags = {"root": str(tmp_path / "root"), "learner": learner, "images": str(photos[0].parent.parent)} | other
+    return [word for key, value in flags.items() for word in (f"--{key}", value)]
+
+
+def test_a_sound_set_up_is_ok(tmp_path: Path, exported: learners.Exported, photos: list[Path]) -> None:
+    code, _, said = doctor(*given(tmp_path, exported.path, photos))
+    assert code == 0 and "FAILED" not in said
+
+
+def test_a_bare_model_is_told_from_a_learner(tmp_path: Path, photos: list[Path]) -> None:
+    torch.save(nn.Linear(2, 2), tmp_path / "model.pkl")
+    code, _, said = doctor(*given(tmp_path, str(tmp_path / "model.pkl"), photos))
+    assert code == 1 and "learn.export()" in said
+
+
+def test_a_folder_without_images_is_named(tmp_path: Path, exported: learners.Exported, photos: list[Path]) -> None:
+    (tmp_path / "empty").mkdir()
+    code, _, said = doctor(*given(tmp_path, exported.path, photos, images=str(tmp_path / "empty")))
+    assert code == 1 and str(tmp_path / "empty") in said
+
+
+def test_a_store_that_does_not_answer_is_named(tmp_path: Path, exported: learners.Exported, photos: list[Path]) -> None:
+    (port,) = free_ports(1)
+    words = given(tmp_path, exported.path, photos, images="s3://bucket/photos")
+    code, _, said = doctor(*words, "--storage", f"s3.endpoint_url=http://127.0.0.1:{port}")
+    assert code == 1 and f"127.0.0.1:{port}" in said
+
+
+def test_a_missing_bucket_is_named(tmp_path: Path, exported: learners.Exported, photos: list[Path], s3: Any) -> None:
+    words = given(tmp_path, exported.path, photos, images="s3://no-such-bucket-here/photos")
+    code, _, said = doctor(*words, "--storage", f"s3.endpoint_url={s3.endpoint}")
+    assert code == 1 and "no-such-bucket-here" in said
