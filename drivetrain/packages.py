@@ -75,11 +75,15 @@ def how_to_change(name: str) -> str:
     return f"The export needs {name}, which {here} lacks.\n{_other_version(package)}"
 
 
-def absent_package(name: str) -> str | None:
-    """The pip name of the package that ``name`` (module.symbol) lies in, if there is none here. Imports nothing."""
-    top = name.split(".", 1)[0]
+def absent_module(name: str) -> str | None:
+    """The first name of ``name`` (module.symbol) if no such module is here, else None. Imports nothing.
+
+    No command goes with it: the name may come out of a file that nobody vouched for, and whoever wrote that could have
+    put a package of this name where pip finds it.
+    """
+    top, dot, _ = name.partition(".")
     try:
-        return None if not top.isidentifier() or find_spec(top) else pip_name(top)
+        return top if dot and top.isidentifier() and find_spec(top) is None else None
     except (ValueError, ImportError):
         return None  # __main__ has no spec
 

@@ -232,12 +232,12 @@ def test_a_tensor_that_reaches_beyond_its_bytes_is_refused(learn: Learner) -> No
 
 def test_a_tree_is_what_the_pickle_says() -> None:
     """Names stay names, calls stay calls, and what they hold is there."""
-    found = tree(pickle.dumps([partial(print, 1, end=""), {"a": (1, 2.5, None, True, "x", b"y")}, {3, 4}], 2))
+    found = tree(pickle.dumps([partial(len, "abc"), {"a": (1, 2.5, None, True, "x", b"y")}, {3, 4}], 2))
     call, table, some = found
     assert (
         isinstance(call, Call)
         and str(call.function) == "functools.partial"
-        and call.state[0] == Name("__builtin__", "print")
+        and call.state[0] == Name("__builtin__", "len")
     )
     assert table["a"][:5] == (1, 2.5, None, True, "x")
     assert isinstance(some, Call) and some.arguments == ([3, 4],)
@@ -265,3 +265,15 @@ def test_refused_is_no_trust_error_by_itself() -> None:
     assert not issubclass(Refused, TrustError)
     with pytest.raises(DrivetrainError):
         PickledFile(b"")
+
+
+def test_no_package_is_recommended_by_a_file_that_nobody_vouched_for(learn: Learner) -> None:
+    """Its author chooses the name, and could have put a package of that name where pip finds it."""
+    genuine = exported_with(learn, learn.model)
+    with zipfile.ZipFile(io.BytesIO(genuine)) as file:
+        pickled = file.read(next(name for name in file.namelist() if name.endswith("/data.pkl")))
+    block = _global("torchvision.models.resnet BasicBlock")
+    assert block in pickled
+    said = refused(rewritten(genuine, pickled.replace(block, _global("a_package_of_mine BasicBlock"))))
+    assert "a_package_of_mine" in said and "pip install" not in said
+    assert "pip install" not in refused(b"no pickle at all")

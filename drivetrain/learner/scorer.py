@@ -22,7 +22,7 @@ from drivetrain.export import LearnerInfo, how_to_trust
 from drivetrain.learner.engines import CPU_BATCH, Engine, OpenVinoEngine, Served, TorchEngine, engine_version
 from drivetrain.learner.pixels import same_shapes, short
 from drivetrain.learner.recipe import Recipe, recipe_from_data, recipe_from_fastai
-from drivetrain.packages import absent_package
+from drivetrain.packages import absent_module
 from drivetrain.pickled import Refused
 
 # What the fast engine may differ by from eager torch: in a probability, and in the cosine of embeddings.
@@ -250,8 +250,8 @@ def _recipe(data: bytes, sha256: str, vouched: bool) -> Recipe:
 
             return recipe_from_fastai(load_vouched(data))
         # Said at once: vouching for it would only lead to the next error.
-        absent = absent_package(str(error).split(" ", 1)[0])
-        first = f"It needs a package that is not here as well: type   pip install {absent}\n" if absent else ""
+        absent = absent_module(str(error).split(" ", 1)[0])
+        first = f"No module {absent} is here either; if it is yours, it must be on every node.\n" if absent else ""
         raise TrustError(
             f"Not opened: the learner can't be read as data, because of {error}\n"
             f"{first}Opening it in fastai's way runs the code inside it. " + how_to_trust(sha256)
