@@ -103,7 +103,7 @@ def ray_data(learner: str, folder: str) -> tuple[int, float]:
             RayDataScorer,
             fn_constructor_args=(learner,),
             batch_size=BATCH,
-            num_cpus=0.7,
+            num_cpus=0.5,
             compute=ray.data.ActorPoolStrategy(size=2),
         )
         scored.write_parquet(out)

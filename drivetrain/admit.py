@@ -43,10 +43,11 @@ def admit_learner(store: Store, layout: Layout, config: Config) -> LearnerInfo:
         store.create(about, to_json(asdict(info)))
         known = from_json(store, about)
     assert known is not None
-    if known["read"] == "fastai" and sha256 not in config.trust:
+    lists = {key: tuple(known.get(key, ())) for key in ("vocab", "transforms", "unread")}
+    info = LearnerInfo(**{**known, **lists})
+    if info.read == "fastai" and sha256 not in config.trust:
         raise TrustError(f"Not opened: {uri} can be opened only by running its code. " + how_to_trust(sha256))
-    lists = {key: tuple(known[key]) for key in ("vocab", "transforms", "unread")}
-    return LearnerInfo(**{**known, **lists})
+    return info
 
 
 def inspect_learner(config: Config) -> dict[str, Any]:
@@ -70,8 +71,11 @@ def choose_engine(
     """The engine that computes this learner's runs, and why it is not the fast one (or an empty text).
 
     ``uris`` are images of the plan; a few of them serve as the proof, unless there is one already.
-    Raises SettingError when the config asks for OpenVINO and it does not give the same as torch.
+    Raises SettingError when the config asks for OpenVINO and it does not give the same as torch, or for half precision
+    without a GPU.
     """
+    if config.precision == "float16" and not config.gpus_per_actor:
+        raise SettingError('precision = "float16" is for GPUs: add   --gpus-per-actor 1   or leave it out.')
     if config.engine == "torch" or config.gpus_per_actor:
         return "torch", "asked for" if config.engine == "torch" else "the network runs on GPUs"
     record = layout.proof(info.model_id, config.embedding)
@@ -92,6 +96,9 @@ def choose_engine(
 def _prove(store: Store, layout: Layout, config: Config, info: LearnerInfo, uris: Sequence[str]) -> dict[str, Any]:
     from drivetrain.learner import engine_version, open_learner
 
+    if not engine_version():
+        # True of this machine today, not of the learner.
+        return {"images": 0, "reason": "OpenVINO is not installed here", "final": False}
     with busy("Holding the fast engine against torch"):
         data = store.read(layout.export(info.model_id))
         learner = open_learner(data, info.sha256, config.embedding, vouched=info.sha256 in config.trust)

@@ -62,7 +62,7 @@ class Config(BaseModel):
     ray_address: str | None = _key(
         None, "Ray cluster to use; by default RAY_ADDRESS, else a new one on this machine.", "auto"
     )
-    batch_size: int = _key(64, "Images in one pass through the model.", "64")
+    batch_size: int = _key(64, "Images that are read together, and on a GPU one pass of the network.", "64")
     embedding: str = _key(
         "head",
         "What is stored of each image: head, what enters the head of the network; the name of a layer, what enters "

@@ -22,6 +22,7 @@ class LearnerInfo:
 
     ``transforms`` are those of the valid set in their order, ``unread`` says what was assumed or left to fastai, and
     ``read`` is ``data`` when nothing of the file was run, ``fastai`` when it was unpickled because it is vouched for.
+    Version 0.1.0 always did that, and wrote none of these four.
     """
 
     model_id: str
@@ -32,10 +33,10 @@ class LearnerInfo:
     layer: str
     embedding_size: int
     architecture: str
-    loss: str
-    transforms: tuple[str, ...]
-    unread: tuple[str, ...]
-    read: Literal["data", "fastai"]
+    loss: str = ""
+    transforms: tuple[str, ...] = ()
+    unread: tuple[str, ...] = ()
+    read: Literal["data", "fastai"] = "fastai"
 
 
 def read_export(store: Store, uri: str, trust: Sequence[str]) -> tuple[bytes, str]:

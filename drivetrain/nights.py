@@ -37,7 +37,7 @@ def plan_night(store: Store, layout: Layout, config: Config) -> Plan:
     listing = list_images(store, prefix)
     tonight = listing.images.batches() if config.dated else _until(listing.images, night)
     before = _late_days(store, layout, config, night)
-    seen = partial(_seen, store, layout, source, night, config.lookback if config.dated else None)
+    seen = partial(_seen, store, layout, config, night)
     new = Images(without(tonight, seen()))
     late = Images(without(merged(day.batches() for day in before), seen()))
     if late:
@@ -59,8 +59,13 @@ def plan_night(store: Store, layout: Layout, config: Config) -> Plan:
 
 def _late_days(store: Store, layout: Layout, config: Config, night: date) -> Iterator[Images]:
     """What lies by now in the folders of the days before, of a dated prefix."""
+    listed = {config.images_of(night)}
     for back in range(1, config.lookback + 1) if config.dated else ():
         day = night - timedelta(days=back)
+        # Days may share a folder, {night:%Y/%m}: its images are new already, and each has one row.
+        if config.images_of(day) in listed:
+            continue
+        listed.add(config.images_of(day))
         # A day that was never planned has no late arrivals: its own night, caught up later, scores its images.
         if find_plan(store, layout, config.the_source(), "night", day.isoformat()):
             yield list_images(store, store.normalise(config.images_of(day))).images
@@ -73,15 +78,21 @@ def _until(images: Images, night: date) -> Iterator[pa.RecordBatch]:
         yield batch.filter(pc.less(batch["mtime"], pa.scalar(end, batch["mtime"].type)).fill_null(True))
 
 
-def _seen(store: Store, layout: Layout, source: str, night: date, window: int | None) -> Iterator[pa.RecordBatch]:
-    """The images in the source's other plans; of a dated prefix only those near enough to hold the same ones.
+def _folders(config: Config, night: date) -> set[str]:
+    """Where the images of a night may lie: its own folder and those that it looks back to."""
+    if night.toordinal() <= config.lookback:
+        return set()
+    return {config.images_of(night - timedelta(days=back)) for back in range(config.lookback + 1)}
+
+
+def _seen(store: Store, layout: Layout, config: Config, night: date) -> Iterator[pa.RecordBatch]:
+    """The images in the source's other plans; of a dated prefix only those of nights that looked into the same folders.
 
     A plan that is not done counts as well: resuming it scores its images, and no second night may.
     """
-    manifests = []
+    manifests, source, folders = [], config.the_source(), _folders(config, night)
     for name in store.names(layout.nights(source)):
-        away = abs((_day(name) - night).days)
-        if away == 0 or (window is not None and away > window):
+        if _day(name) == night or not _folders(config, _day(name)) & folders:
             continue
         if plan := find_plan(store, layout, source, "night", name):
             manifests.append(manifest_images(store, plan.paths(layout).manifest(plan.digest)))

@@ -168,3 +168,16 @@ def test_secrets_of_the_environment_reach_no_output(command: list[str]) -> None:
     root = Path(command[command.index("--root") + 1])
     files = [path for path in root.rglob("*") if path.is_file()]
     assert len(files) > 5 and not any(planted.encode() in path.read_bytes() for path in files)
+
+
+@pytest.mark.slow
+def test_inspect_says_what_an_export_is_without_trust(tmp_path: Path) -> None:
+    paths = learners.write_photos(tmp_path / "photos", 8)
+    exported = learners.exported(learners.photos_learner(paths[0].parent.parent), tmp_path / "export.pkl")
+    done = drivetrain("learner", "inspect", exported.path)
+    assert done.returncode == 0, done.stderr
+    for word in (exported.sha256, "nothing of the file was run", "china, flower", "CrossEntropyLossFlat; softmax"):
+        assert word in done.stdout
+    found = json.loads(done.stdout.splitlines()[-1])
+    assert (found["layer"], found["embedding_size"], found["read"]) == ("1.2", 1024, "data")
+    assert {"0", "1", "0.7", "1.8"} <= set(found["layers"])

@@ -12,8 +12,8 @@ import zoo
 
 from drivetrain.admit import admit_learner, choose_engine
 from drivetrain.config import Config
-from drivetrain.errors import LearnerError, SettingError
-from drivetrain.learner import scorer
+from drivetrain.errors import LearnerError, SettingError, TrustError
+from drivetrain.learner import open_learner, scorer
 from drivetrain.reference import build_reference, find_reference
 from drivetrain.root import open_root
 from drivetrain.run import Run
@@ -88,6 +88,38 @@ def test_what_openvino_cannot_do_is_left_to_torch_and_said(tmp_path: Path) -> No
     assert record.settings["engine"] == "torch" and "one size" in record.engine_note
     with pytest.raises(SettingError, match=r"one size.*--engine torch"):
         score_images(config.model_copy(update={"engine": "openvino", "name": "second"}))
+
+
+def test_what_breaks_in_openvino_is_left_to_torch(config: Config, photos: list[Path]) -> None:
+    """It converts and then raises: no reason to fail a run."""
+    store, layout = open_root(config)
+    info = admit_learner(store, layout, config)
+    learner = open_learner(store.read(layout.export(info.model_id)), info.sha256)
+    item = learner.prepare(photos[0].read_bytes(), 10_000_000)[0]
+    learner.fast._request = None
+    assert "can't compute it" in learner.prove([item]).reason
+
+
+def test_half_precision_without_a_gpu_is_refused(config: Config) -> None:
+    """Its rows would be float32 under a key that says float16."""
+    with pytest.raises(SettingError, match="--gpus-per-actor 1"):
+        score_images(config.model_copy(update={"precision": "float16"}))
+
+
+def test_a_root_of_version_0_1_goes_on(config: Config, exported: learners.Exported) -> None:
+    """Its learner.json says neither how the export was read nor what is in it; then all were unpickled."""
+    store, layout = open_root(config)
+    info = admit_learner(store, layout, config)
+    about = layout.learner(info.model_id)
+    old = json.loads(store.read(about))
+    for key in ("loss", "transforms", "unread", "read"):
+        del old[key]
+    store.replace(about, json.dumps(old).encode())
+    with pytest.raises(TrustError, match="--trust"):
+        admit_learner(store, layout, config)
+    trusted = config.model_copy(update={"trust": (exported.sha256,)})
+    assert admit_learner(store, layout, trusted).vocab == info.vocab
+    assert score_images(trusted)["rows"] == 140
 
 
 def test_a_reference_by_torch_serves_a_run_by_openvino(config: Config) -> None:

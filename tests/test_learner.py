@@ -124,7 +124,7 @@ def test_a_missing_module_is_named(tmp_path: Path) -> None:
 def test_a_bare_model_is_told_from_a_learner() -> None:
     sink = io.BytesIO()
     torch.save(nn.Linear(2, 2), sink)
-    with pytest.raises(LearnerError, match=r"Expected a fastai Learner.*learn\.export\(\)"):
+    with pytest.raises(LearnerError, match=r"(?s)Expected a fastai Learner.*learn\.export\(\)"):
         open_learner(sink.getvalue(), hashlib.sha256(sink.getvalue()).hexdigest())
 
 

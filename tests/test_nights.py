@@ -61,6 +61,17 @@ def keys(layout: Layout, plan: Plan) -> list[str]:
     return [uri.rsplit("/", 1)[-1] for uri in manifest["uri"].to_pylist()]
 
 
+def test_days_that_share_a_folder_give_each_image_one_row_and_one_night(layout: Layout, incoming: Path) -> None:
+    """{night:%Y-%m} is one folder for a month: its images were new and late at once, and new again two nights later."""
+    template = f"{incoming}/{{night:%Y-%m}}"
+    found = []
+    for day in range(1, 5):
+        night = date(2026, 1, day)
+        arrives(incoming, f"2026-01/{day}.jpg", night)
+        found.append(keys(layout, planned(layout, template, night)))
+    assert found == [["1.jpg"], ["2.jpg"], ["3.jpg"], ["4.jpg"]]
+
+
 def closed(
     layout: Layout,
     plan: Plan,

@@ -1,8 +1,9 @@
-"""Every learner of the zoo is read as data, in a process that knows none of its code, and scores as fastai does.
+"""Every learner of the zoo is read as data, and scores as fastai does. (test_pickled.py reads one whose code is gone.)
 
 The images are crops of real photographs in many sizes and shapes, which no learner was trained on.
 """
 
+import io
 import warnings
 from pathlib import Path
 from typing import Any
@@ -12,12 +13,14 @@ import numpy as np
 import pytest
 import torch
 import zoo
-from fastai.vision.all import load_learner
+from fastai.vision.all import PILImage, PILImageBW, load_learner
+from fastai.vision.all import Resize as FastaiResize
 from PIL import Image
 from sklearn.datasets import load_sample_images
 
 from drivetrain.errors import LearnerError, TrustError
-from drivetrain.learner import ExportedLearner, open_learner
+from drivetrain.learner import ExportedLearner, open_learner, pixels
+from drivetrain.learner.pixels import Decoder
 
 pytestmark = pytest.mark.slow
 
@@ -140,9 +143,9 @@ def test_another_layer_may_be_the_embedding(photos: list[Path], tmp_path: Path) 
     assert (learner.info.layer, learner.info.embedding_size) == ("1.0", 64)
     items = [learner.prepare(path.read_bytes(), 10_000_000)[0] for path in photos[:4]]
     body = learner._recipe.model[0]
-    pixels = torch.from_numpy(np.stack(items)).permute(0, 3, 1, 2).float() / 255
+    batch = torch.from_numpy(np.stack(items)).permute(0, 3, 1, 2).float() / 255
     with torch.inference_mode():
-        expected = body(pixels).mean((2, 3)).numpy()
+        expected = body(batch).mean((2, 3)).numpy()
     found = np.concatenate([each.embeddings for each in learner.predict(items)])  # type: ignore[union-attr]
     np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-6)
     with pytest.raises(LearnerError, match=r"no layer '9.9'.*1\.8"):
@@ -171,3 +174,33 @@ def test_what_cannot_be_served_is_refused_before_any_work(kind: str, photos: lis
     for vouched in (False, True):
         with pytest.raises(LearnerError, match="can't be served"):
             opened(exported, vouched=vouched)
+
+
+def _odd_images() -> list[bytes]:
+    """Random pixels in every mode and format in which a camera, a scanner or a web site may leave them."""
+    noise = np.random.default_rng(0).integers(0, 255, (60, 90, 4), dtype=np.uint8)
+    colours, grey = Image.fromarray(noise, "RGBA"), Image.fromarray(noise[:, :, 0], "L")
+    kinds = [
+        (colours, "PNG"), (colours, "WEBP"), (colours, "TIFF"), (colours.convert("P"), "PNG"),
+        (colours.convert("P"), "GIF"),
+        (colours.convert("LA"), "PNG"), (colours.convert("CMYK"), "JPEG"), (colours.convert("YCbCr"), "JPEG"),
+        (grey, "JPEG"), (grey.convert("1"), "PNG"), (grey.convert("I;16"), "PNG"), (grey.convert("F"), "TIFF"),
+    ]  # fmt: skip
+    found = []
+    for image, form in kinds:
+        sink = io.BytesIO()
+        image.save(sink, form)
+        found.append(sink.getvalue())
+    return found
+
+
+@pytest.mark.parametrize("opener", [PILImage, PILImageBW])
+def test_odd_images_give_the_pixels_that_fastai_sees(opener: Any) -> None:
+    """Alpha, palettes, CMYK, 16 bits, floats: what training saw, however strange."""
+    decoder = Decoder("RGB" if opener is PILImage else "L", (pixels.Resize((64, 48), "crop", "reflection", 2),))
+    for data in _odd_images():
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            expected = np.asarray(FastaiResize((48, 64))(opener.create(data), split_idx=1))
+        found = decoder.prepare(data, 10_000)[0]
+        np.testing.assert_array_equal(found, expected if expected.ndim == 3 else expected[:, :, None])

@@ -89,7 +89,8 @@ class TorchEngine:
     def run(self, batch: Any) -> tuple[Floats, Floats | None]:
         """The network's last layer (n, k) and the embeddings (n, d) of a batch of n images."""
         pixels = torch.from_numpy(batch) if isinstance(batch, np.ndarray) else batch
-        if self._device.type == "cuda":
+        # What fastai's own batch transforms made is on the GPU already.
+        if self._device.type == "cuda" and pixels.device.type == "cpu":
             pixels = pixels.pin_memory().to(self._device, non_blocking=True)
         with torch.inference_mode(), torch.autocast("cuda", enabled=self._half):
             found = [each.float().cpu().numpy() for each in self.served(pixels)]

@@ -18,7 +18,7 @@ from fastai.basics import Pipeline
 from fastai.learner import Learner, load_learner
 
 from drivetrain.errors import ImageError, LearnerError
-from drivetrain.learner.pixels import open_image, short
+from drivetrain.learner.pixels import look_at_header, short
 from drivetrain.packages import how_to_change, how_to_install, versions
 
 
@@ -110,7 +110,7 @@ class OwnTransforms:
         """What fastai's item transforms make of an image, and its width and height. Raises ImageError."""
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            _, width, height = open_image(data, max_pixels, "RGB")
+            _, width, height = look_at_header(data, max_pixels)
             try:
                 image = self._open(data)
             except Exception as error:

@@ -142,12 +142,7 @@ class Decoder:
 
 
 def open_image(data: bytes, max_pixels: int, mode: str) -> tuple[Image.Image, int, int]:
-    """Decode an image as ``mode``, after a look at its header: a file of 400 kB can ask for a gigabyte.
-
-    Raises ImageError: ``empty``, ``too_large`` or ``undecodable``.
-    """
-    if not data:
-        raise ImageError("empty", "the object has no bytes")
+    """Decode an image as ``mode``, after a look at its header. Raises ImageError."""
     image, width, height = look_at_header(data, max_pixels)
     try:
         image.load()
@@ -158,7 +153,12 @@ def open_image(data: bytes, max_pixels: int, mode: str) -> tuple[Image.Image, in
 
 
 def look_at_header(data: bytes, max_pixels: int) -> tuple[Image.Image, int, int]:
-    """An image that is not decoded yet, with its width and height. Raises ImageError."""
+    """An image that is not decoded yet, with its width and height: a file of 400 kB can ask for a gigabyte.
+
+    Raises ImageError: ``empty``, ``too_large`` or ``undecodable``.
+    """
+    if not data:
+        raise ImageError("empty", "the object has no bytes")
     try:
         # A format that this build of Pillow lacks makes Image.open fail on every file.
         image = Image.open(io.BytesIO(data), formats=[name for name in FORMATS if name in Image.OPEN])

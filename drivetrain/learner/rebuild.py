@@ -26,7 +26,10 @@ PACKAGES = (
     "fastai.vision.models.", "fastai.vision.learner", "efficientnet_lite_pytorch.",
 )  # fmt: skip
 # Layers that call what they are given, or are compiled code.
-NEVER = ("fastai.layers.Lambda", "fastai.layers.PartialLambda", "torch.nn.modules.lazy.")
+NEVER = (
+    "fastai.layers.Lambda", "fastai.layers.PartialLambda", "fastai.layers.Debugger", "torch.nn.modules.lazy.",
+    "torchvision.models.feature_extraction.", "timm.models._features_fx.",
+)  # fmt: skip
 # Functions that genuine networks keep as attributes.
 FUNCTIONS = frozenset([
     *(f"torch.nn.functional.{name}" for name in (

@@ -80,7 +80,7 @@ def recipe_from_data(data: bytes) -> Recipe:
     if kind(learn) not in ("fastai.learner.Learner", "fastai.vision.learner.Learner"):
         if "loaders" not in str(attributes(learn)) and "dls" not in attributes(learn):
             raise LearnerError(
-                f"Expected a fastai Learner, found {kind(learn)}. Export it with learn.export(), not torch.save()."
+                f"Expected a fastai Learner, found {kind(learn)}.\nExport it with   learn.export()   not torch.save()."
             )
         raise Refused(kind(learn))
     found = attributes(learn)
