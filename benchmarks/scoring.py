@@ -1,6 +1,6 @@
 """Images a second from the bucket to the committed run, beside what else scores a bucket with the same learner.
 
-    python benchmarks/scoring.py --images FOLDER --repeats 3 resnet18.pkl resnet50.pkl
+    python benchmarks/scoring.py --images FOLDER --repeats 3 --few 512 resnet18.pkl resnet50.pkl
 
 Each measurement has a process of its own; peers take turns, so that a machine that gets slower does so for all. The
 time begins when the learner is loaded (get_preds, DataLoader) or when the command is called on a running Ray cluster
@@ -21,11 +21,15 @@ from typing import Any
 from tables import heading, in_own_process, publish, table
 
 BATCH = 64
+# Those whose time includes the start of actors.
+STARTING = ("drivetrain", "Ray Data")
+# As many images as this process scores; None for all.
+FEW: int | None = None
 
 
 def images_of(folder: str) -> list[Path]:
     """The images to score."""
-    return sorted(path for path in Path(folder).rglob("*") if path.is_file())
+    return sorted(path for path in Path(folder).rglob("*") if path.is_file())[:FEW]
 
 
 def load(learner: str) -> Any:
@@ -161,17 +165,19 @@ PEERS: dict[str, Callable[[str, str], tuple[int, float]]] = {
     "bound: decoding + fast network alone": bound,
 }
 ABOUT = """\
-Medians; "of get_preds" is against the better of its two. "of the bound" is against decoding alone and the fast network
-alone on the same cores, without fetching, Ray, rows or Parquet. drivetrain's time includes listing, the proof of the
-engine and the start of its actors, which weigh less the more images there are."""
+Medians. drivetrain and Ray Data score all photos, since their time includes the start of their actors, which weighs
+less the more photos there are; drivetrain's also includes listing and the proof of its engine. The others begin loaded,
+and score "few". "of get_preds" is against the better of its two. "of the bound" is against decoding alone and the fast
+network alone on the same cores, without fetching, Ray, rows or Parquet."""
 
 
-def rates(learner: str, folder: str, repeats: int, peers: list[str]) -> dict[str, float]:
+def rates(learner: str, folder: str, repeats: int, few: int | None, peers: list[str]) -> dict[str, float]:
     """Images a second of each peer: medians, measured in turns."""
     found: dict[str, list[float]] = {peer: [] for peer in peers}
     for _ in range(repeats):
         for peer in peers:
-            one = in_own_process(__file__, "--peer", peer, "--images", folder, learner)
+            limit = [] if few is None or peer.startswith(STARTING) else ["--few", str(few)]
+            one = in_own_process(__file__, "--peer", peer, "--images", folder, *limit, learner)
             found[peer].append(one["images"] / one["seconds"])
     return {peer: median(each) for peer, each in found.items()}
 
@@ -193,19 +199,22 @@ def main() -> None:
     parser.add_argument("learners", nargs="+")
     parser.add_argument("--images", required=True)
     parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--few", type=int, default=None)
     parser.add_argument("--peer", action="append")
     parser.add_argument("--only", action="append", choices=PEERS)
     given = parser.parse_args()
+    global FEW
+    FEW = given.few
     if given.peer:
         images, seconds = PEERS[given.peer[0]](given.learners[0], given.images)
         print(json.dumps({"images": images, "seconds": seconds}))
         return
     rows: list[list[str]] = []
     for learner in given.learners:
-        rows += rows_of(learner, rates(learner, given.images, given.repeats, given.only or list(PEERS)))
+        rows += rows_of(learner, rates(learner, given.images, given.repeats, given.few, given.only or list(PEERS)))
     count = len(images_of(given.images))
     lines = heading("Scoring", "python benchmarks/scoring.py", "torch", "fastai", "ray", "openvino")
-    lines += [f"{count:,} photos, medians of {given.repeats}.", ""]
+    lines += [f"{count:,} photos (few: {given.few or count:,}), medians of {given.repeats}.", ""]
     heads = ["learner and way", "images/s", "of get_preds", "of the bound"]
     publish(__file__, [*lines, *table(heads, rows), "", ABOUT])
 

@@ -15,12 +15,13 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Literal, TypeVar
 
 from PIL import Image
 
+from drivetrain.causes import Asked, explained, listing_line, silent
 from drivetrain.config import Config
 from drivetrain.console import busy, say
 from drivetrain.errors import DrivetrainError, ImageError, RunError, SettingError, StoreError
@@ -28,7 +29,7 @@ from drivetrain.export import read_export, what_instead
 from drivetrain.manifest import why_no_image
 from drivetrain.packages import misfits, version_of, versions
 from drivetrain.root import open_root, to_json
-from drivetrain.store import Store, refusal
+from drivetrain.store import Store
 
 # A store or a cluster that takes longer to answer a small question does not answer.
 ANSWER_SECONDS = 6.0
@@ -40,40 +41,6 @@ TRIED_IMAGES = 8
 SCORED_IMAGES = 3
 # What no output may hold, should a library ever say it.
 SECRETS = ("AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "RAY_AUTH_TOKEN")
-
-_EXPORT_KEYS = "Type   export AWS_ACCESS_KEY_ID=… AWS_SECRET_ACCESS_KEY=…   with a pair of keys of {where}"
-_ENDPOINT = "Type   --storage s3.endpoint_url=http://HOST:PORT   with the endpoint that answers   curl -i {where}"
-# What a store's own word for a refusal means, and what mends it.
-REFUSALS = {
-    "NoSuchBucket": ("there is no bucket {bucket} at {where}", "Correct {flag}, or type   aws s3 mb s3://{bucket}"),
-    "NoSuchKey": ("there is no object {uri}", "Correct {flag}; type   aws s3 ls {folder}/   to see what is there"),
-    "InvalidAccessKeyId": ("{where} does not know the access key", _EXPORT_KEYS),
-    "SignatureDoesNotMatch": ("the secret key is not the one of the access key", _EXPORT_KEYS),
-    "NoCredentialsError": ("no credentials were found", _EXPORT_KEYS),
-    "PartialCredentialsError": ("of the credentials only a part was found", _EXPORT_KEYS),
-    "ExpiredToken": ("the session's credentials have expired", "Type   aws sso login   or give new keys"),
-    "AccessDenied": (
-        "these credentials may not {doing} {uri}",
-        "Allow s3:ListBucket, s3:GetObject and s3:PutObject on {bucket} to them, or type   "
-        "export AWS_ACCESS_KEY_ID=… AWS_SECRET_ACCESS_KEY=…   with others",
-    ),
-    "RequestTimeTooSkewed": ("this machine's clock is wrong", "Type   sudo timedatectl set-ntp true"),
-    "PermanentRedirect": ("the bucket {bucket} lies in another region", "Type   export AWS_REGION=THE_BUCKETS_REGION"),
-    "EndpointConnectionError": ("nothing answers at {where}", _ENDPOINT),
-    "ConnectTimeoutError": ("nothing answers at {where}", _ENDPOINT),
-    "ReadTimeoutError": ("{where} takes the question and does not answer", _ENDPOINT),
-    "ConnectionClosedError": ("{where} is no S3 server", _ENDPOINT),
-    "ResponseParserError": ("{where} is no S3 server", _ENDPOINT),
-    "ParamValidationError": ("{bucket} can't be the name of a bucket", "Correct {flag}"),
-    "ProfileNotFound": ("{said}", "Type   unset AWS_PROFILE   or name one of ~/.aws/config"),
-}
-REFUSALS |= {
-    "404": REFUSALS["NoSuchKey"],
-    "403": REFUSALS["AccessDenied"],
-    "AllAccessDisabled": REFUSALS["AccessDenied"],
-    "AuthorizationHeaderMalformed": REFUSALS["PermanentRedirect"],
-    "301": REFUSALS["PermanentRedirect"],
-}
 
 State = Literal["ok", "failed", "not given", "not checked"]
 Result = TypeVar("Result")
@@ -91,8 +58,9 @@ class Finding:
 
     def record(self) -> dict[str, str]:
         """As JSON."""
-        kept = {key: value for key, value in asdict(self).items() if key != "kind"}
-        return {key: _without_secrets(value) for key, value in kept.items()}
+        # Masked in what others said, not in our own words: a secret may be as short as one of them.
+        said = {"found": _without_secrets(self.found), "mend": _without_secrets(self.mend)}
+        return {"name": self.name, "state": self.state, **said}
 
 
 @dataclass
@@ -302,7 +270,7 @@ def _no_image(config: Config, prefix: str, objects: int) -> Finding:
     if config.dated:
         mend = "Correct --images, or name a night that has images: type   --night YYYY-MM-DD"
     else:
-        mend = f"Correct --images; type   {_listing_line(prefix)}   to see what is there"
+        mend = f"Correct --images; type   {listing_line(prefix)}   to see what is there"
     return Finding("images", "failed", f"no image below {prefix}: {there}", mend, SettingError)
 
 
@@ -351,42 +319,21 @@ def _not_given(key: str) -> Finding:
 
 
 def _explained(look: _Look, name: str, doing: str, error: Exception) -> Finding:
-    """The cause of a failure and what mends it, from what the store or the disk said."""
+    """A failure as a finding: the cause, and what mends it."""
     config = look.config
     given = config.images_of(config.the_night()) if name == "images" else str(getattr(config, name))
-    uri = look.store.normalise(given)
-    cause = error if isinstance(error, OSError) else error.__cause__
-    about = {
-        "uri": uri, "flag": f"--{name}", "doing": doing, "where": look.store.where(uri), "said": _line(error),
-        "bucket": uri.split("://", 1)[-1].split("/", 1)[0], "folder": uri.rsplit("/", 1)[0],
-        "see": _listing_line(uri), "seconds": f"{ANSWER_SECONDS:.0f}",
-    }  # fmt: skip
+    asked = Asked(name, look.store.normalise(given), doing, look.store)
     kind = type(error) if isinstance(error, DrivetrainError) else StoreError
+    cause = error if isinstance(error, OSError) else error.__cause__
     if isinstance(error, _Late):
-        found, mend = "no answer within {seconds} s from {where}", _ENDPOINT if "://" in uri else "Correct {flag}"
-    elif isinstance(cause, OSError):
-        found, mend = REFUSALS.get(refusal(cause)) or _on_disk(cause)
-    elif isinstance(error, DrivetrainError):
+        found, mend = silent(asked, ANSWER_SECONDS)
+    elif isinstance(error, DrivetrainError) and not isinstance(cause, OSError):
+        # Its own words are plain, and name what is wrong.
         found, _, mend = str(error).partition("\n")
         return Finding(name, "failed", found, mend, kind)
     else:
-        found, mend = "{said}", "Correct {flag}; type   {see}   to see what is there"
-    return Finding(name, "failed", f"{name}: {found.format(**about)}", mend.format(**about), kind)
-
-
-def _on_disk(error: OSError) -> tuple[str, str]:
-    """The same for what a local disk says, or a store that says nothing of its own."""
-    if isinstance(error, PermissionError):
-        return "this user may not {doing} {uri}", "Let it: see   {see}   or correct {flag}"
-    if isinstance(error, NotADirectoryError | FileExistsError):
-        return "a file stands where {uri} needs a folder", "Correct {flag}; see   {see}"
-    if isinstance(error, FileNotFoundError):
-        return "there is no {uri}", "Correct {flag}; type   {see}   to see what is there"
-    return "{where} refused: {said}", "Correct {flag}; type   {see}   to see what is there"
-
-
-def _listing_line(uri: str) -> str:
-    return f"aws s3 ls {uri}/" if "://" in uri else f"ls -ld {uri} {os.path.dirname(uri)}"
+        found, mend = explained(asked, cause or error, _line(error))
+    return Finding(name, "failed", f"{name}: {found}", mend, kind)
 
 
 def _late_or(look: _Look, name: str, error: Exception) -> Finding:

@@ -1,6 +1,8 @@
 """The doctor names the true cause and what mends it, on a real store and with real exports."""
 
 import json
+import os
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -26,8 +28,9 @@ def exported(photos: list[Path], tmp_path_factory: pytest.TempPathFactory) -> le
     return learners.exported(zoo.ZOO["squish"](photos), tmp_path_factory.mktemp("learner") / "export.pkl")
 
 
-def doctor(*words: str) -> tuple[int, dict[str, Any], str]:
-    done = subprocess.run([sys.executable, "-m", "drivetrain.cli", "doctor", *words], capture_output=True, text=True)
+def doctor(*words: str, **env: str) -> tuple[int, dict[str, Any], str]:
+    command = [sys.executable, "-m", "drivetrain.cli", "doctor", *words]
+    done = subprocess.run(command, capture_output=True, text=True, env=os.environ | env)
     assert "Traceback" not in done.stderr, done.stderr
     return done.returncode, json.loads(done.stdout.splitlines()[-1]), done.stdout
 
@@ -65,3 +68,31 @@ def test_a_missing_bucket_is_named(tmp_path: Path, exported: learners.Exported, 
     words = given(tmp_path, exported.path, photos, images="s3://no-such-bucket-here/photos")
     code, _, said = doctor(*words, "--storage", f"s3.endpoint_url={s3.endpoint}")
     assert code == 1 and "no-such-bucket-here" in said
+
+
+def test_a_wrong_secret_is_named_and_not_shown(
+    tmp_path: Path, exported: learners.Exported, photos: list[Path], s3: Any
+) -> None:
+    words = given(tmp_path, exported.path, photos, images=f"{s3.bucket()}/photos")
+    secret = "no-such-secret-of-this-test"
+    code, _, said = doctor(*words, "--storage", f"s3.endpoint_url={s3.endpoint}", AWS_SECRET_ACCESS_KEY=secret)
+    assert code == 1 and "the secret key is not the one of the access key" in said and secret not in said
+
+
+def test_a_silent_endpoint_is_named(tmp_path: Path, exported: learners.Exported, photos: list[Path]) -> None:
+    """It takes the connection and never answers: s3fs alone would wait for minutes."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+        words = given(tmp_path, exported.path, photos, images="s3://bucket/photos")
+        keys = {"AWS_ACCESS_KEY_ID": "k", "AWS_SECRET_ACCESS_KEY": "s"}  # a letter of "images"
+        code, found, said = doctor(*words, "--storage", f"s3.endpoint_url=http://127.0.0.1:{port}", **keys)
+    assert code == 1 and f"127.0.0.1:{port}" in said
+    states = {check["name"]: check["state"] for check in found["checks"]}
+    assert (states["root"], states["learner"], states["images"]) == ("ok", "ok", "failed")
+
+
+def test_an_image_that_is_a_web_page_is_named(tmp_path: Path, exported: learners.Exported, photos: list[Path]) -> None:
+    (tmp_path / "pages").mkdir()
+    (tmp_path / "pages" / "a.jpg").write_text("<!doctype html><title>Sign in</title>")
+    code, _, said = doctor(*given(tmp_path, exported.path, photos, images=str(tmp_path / "pages")))
+    assert code == 1 and "a web page" in said
