@@ -69,10 +69,11 @@ class Config(BaseModel):
         "that (learner inspect lists them); none, which saves space and gives up drift.",
         "head",
     )
-    engine: Literal["auto", "torch", "openvino"] = _key(
+    engine: Literal["auto", "torch", "openvino", "int8"] = _key(
         "auto",
-        "What computes the network: openvino, twice as fast on CPUs; torch; auto takes openvino where it proves on "
-        "real images that it gives the same.",
+        "What computes the network: openvino, faster on CPUs; torch; auto takes openvino where it proves on "
+        "real images that it gives the same; int8 is faster still, labels of a few images differ, and embeddings are "
+        "others, so it needs a reference of its own (to make it: pip install 'drivetrain[int8]').",
         "torch",
     )
     precision: Literal["float32", "float16"] = _key(

@@ -9,7 +9,9 @@ replaceable    derived from what was created once; may be written again at any t
     <root>/probe.json                                         replaceable    shows that the root can be written
     <root>/models/<model_id>/export.pkl                       created once   copied in at first use
     <root>/models/<model_id>/{learner.json, engine.json}      created once   what it is; which engine, and its proof
-    <root>/models/<model_id>/{learner-<layer>.json, engine-<layer>.json}    created once   for another --embedding
+    <root>/models/<model_id>/int8.json                        created once   its network in int8, and how near it is
+    <root>/models/<model_id>/int8-<hash>.zip                  created once   that network, for --engine int8
+    <root>/models/<model_id>/{learner,engine,int8}-<layer>.json             created once   for another --embedding
     <root>/models/<model_id>/references/<run_id>.json         created once   a run that serves as reference
     <root>/runs/<run_id>/manifest/00000.parquet               created once   frozen images, 64 shards a file
     <root>/runs/<run_id>/run.json                             created once   what the run is made of
@@ -165,6 +167,14 @@ class Layout:
     def proof(self, model_id: str, embedding: str = "head") -> str:
         """The model's engine.json: which engine computes it, and what that was held against."""
         return f"{self.model(model_id)}/engine{_suffix(embedding)}.json"
+
+    def int8(self, model_id: str, embedding: str = "head") -> str:
+        """The model's int8.json: which network in int8 computes it, and how near that is to float32."""
+        return f"{self.model(model_id)}/int8{_suffix(embedding)}.json"
+
+    def int8_network(self, model_id: str, sha256: str) -> str:
+        """A network in int8 by its hash; nobody reads one that no int8.json names."""
+        return f"{self.model(model_id)}/int8-{sha256[:12]}.zip"
 
     def references(self, model_id: str) -> str:
         """The folder of the model's references."""

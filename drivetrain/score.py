@@ -7,13 +7,15 @@ import time
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from functools import partial
+from random import Random
 from typing import Any
 
 from drivetrain import cluster
-from drivetrain.admit import PROOF_IMAGES, admit_learner, choose_engine
+from drivetrain.admit import admit_learner
 from drivetrain.config import Config
 from drivetrain.console import Counting, say
 from drivetrain.doctor import check_first
+from drivetrain.engine import choose_engine
 from drivetrain.errors import RunError, SettingError
 from drivetrain.export import LearnerInfo
 from drivetrain.images import without
@@ -25,6 +27,8 @@ from drivetrain.schema import SCHEMA_MAJOR
 from drivetrain.store import Store
 
 BEAT_EVERY_SECONDS = 10.0
+# Shards of a manifest that images are taken from to choose an engine.
+SHARDS_TO_SAMPLE = 16
 
 
 def score_images(config: Config) -> dict[str, Any]:
@@ -71,7 +75,7 @@ def begin_run(
     store: Store, layout: Layout, plan: Plan, info: LearnerInfo, config: Config, rescore_of: str | None = None
 ) -> Run:
     """Start the run of a plan under a learner, or find the one started before."""
-    engine, note = choose_engine(store, layout, config, info, _some_images(store, layout, plan))
+    engine, note = choose_engine(store, layout, config, info, partial(_some_images, store, layout, plan, info.model_id))
     settings = settings_of(config, engine)
     record = RunRecord(
         run_id=run_id_of(plan, info.sha256, settings),
@@ -97,13 +101,27 @@ def begin_run(
     return Run.begin(store, layout, plan.paths(layout).manifest(plan.digest), record)
 
 
-def _some_images(store: Store, layout: Layout, plan: Plan) -> list[str]:
-    """Images of the plan's first shard, the far ones first: neighbours in a bucket often look alike."""
-    if not plan.images:
-        return []
-    uris: list[str] = read_shard(store, plan.paths(layout).manifest(plan.digest), 0)["uri"].to_pylist()
-    step = max(1, len(uris) // PROOF_IMAGES)
-    return uris[::step] + [uri for place, uri in enumerate(uris) if place % step]
+def _some_images(store: Store, layout: Layout, plan: Plan, model_id: str) -> Iterator[str]:
+    """Images of the learner's world in random order: those of its newest reference, then the plan's."""
+    known = sorted(store.names(layout.references(model_id)))
+    runs = [Run.find(store, layout, name.removesuffix(".json")) for name in known]
+    if runs:
+        newest = max(runs, key=lambda run: run.record.created)
+        yield from _some_of(store, newest.paths.manifest, newest.record.shards)
+    if plan.images:
+        yield from _some_of(store, plan.paths(layout).manifest(plan.digest), plan.shards)
+
+
+def _some_of(store: Store, manifest: str, shards: int) -> Iterator[str]:
+    """Images of a few shards, mixed, those that the learner was not trained on first."""
+    mixed = Random(0)
+    some = mixed.sample(range(shards), min(shards, SHARDS_TO_SAMPLE))
+    images = [
+        image for shard in some for image in read_shard(store, manifest, shard).select(["uri", "split"]).to_pylist()
+    ]
+    mixed.shuffle(images)
+    images.sort(key=lambda image: image["split"] != "held_out")
+    yield from (image["uri"] for image in images)
 
 
 def settings_of(config: Config, engine: str) -> dict[str, Any]:

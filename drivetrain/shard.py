@@ -16,6 +16,7 @@ import numpy as np
 import pyarrow as pa
 
 from drivetrain.config import Options
+from drivetrain.engine import read_int8
 from drivetrain.errors import ImageError, LearnerError, StoreError
 from drivetrain.export import LearnerInfo
 from drivetrain.layout import Layout
@@ -93,8 +94,11 @@ class ShardScorer:
             half=settings["precision"] == "float16",
             threads=1 if one_thread else None,
             gpu=gpu,
+            int8=read_int8(self._store, layout, record.model_id, settings["embedding"])
+            if settings["engine"] == "int8"
+            else None,
         )
-        self._proved = settings["engine"] != "openvino"
+        self._proved = False
         self._batch_size = batch_size
         self._max_pixels = int(settings["max_pixels"])
         self._expected: tuple[int, Future[_Ordered]] | None = None
@@ -159,12 +163,13 @@ class ShardScorer:
         return [each.row for each in batch]
 
     def _prove_here(self, items: list[Any]) -> None:
-        """Hold the engine against torch on this node's own processor, once. Raises LearnerError."""
+        """Hold the engine on this node's own processor against what it gave before, once. Raises LearnerError."""
         if self._proved or not items:
             return
-        if reason := self._learner.prove(items[:8]).reason:
+        if reason := self._learner.differs_here(items[:8]):
+            engine = self._run.record.settings["engine"]
             raise LearnerError(
-                f"On {platform.node()} the engine openvino does not give what it gave where the run began: {reason}. "
+                f"On {platform.node()} the engine {engine} does not give what it gave where the run began: {reason}. "
                 "Use   --engine torch   for clusters of different machines."
             )
         self._proved = True

@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 import zoo
 
-from drivetrain.admit import admit_learner, choose_engine
+from drivetrain.admit import admit_learner
 from drivetrain.config import Config
+from drivetrain.engine import choose_engine
 from drivetrain.errors import LearnerError, SettingError, TrustError
 from drivetrain.learner import open_learner, scorer
 from drivetrain.reference import build_reference, find_reference
@@ -67,13 +68,13 @@ def test_the_proof_is_made_once(config: Config) -> None:
     record = layout.proof(info.model_id)
     proof = json.loads(store.read(record))
     assert proof["images"] == 32 and proof["same_labels"] and proof["cosine"] >= 0.9999 and not proof["reason"]
-    assert choose_engine(store, layout, config, info, []) == ("openvino", ""), "no image is read again"
+    assert choose_engine(store, layout, config, info, lambda: iter([])) == ("openvino", ""), "no image is read again"
 
 
 def test_too_few_images_prove_nothing_and_decide_nothing(config: Config, photos: list[Path]) -> None:
     store, layout = open_root(config)
     info = admit_learner(store, layout, config)
-    engine, why = choose_engine(store, layout, config, info, [str(path) for path in photos[:3]])
+    engine, why = choose_engine(store, layout, config, info, lambda: iter(str(path) for path in photos[:3]))
     assert engine == "torch" and "only 3 readable images" in why
     assert not store.exists(layout.proof(info.model_id))
 

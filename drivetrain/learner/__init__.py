@@ -4,7 +4,8 @@
     pixels    from an image's bytes to pixels, as fastai's valid-set transforms do
     recipe    what a learner is made of
     own       fastai's own way, for learners that are vouched for and hold what nobody knows
-    engines   what computes the network
+    engines   what computes the network exactly
+    int8      what computes it nearly, and faster
     scorer    all of it together: images in, predictions out
 
 Knows tensors. Does not know where an image comes from or where its row goes. Results equal ``learn.get_preds`` on

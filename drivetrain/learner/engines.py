@@ -1,4 +1,4 @@
-"""What computes the network: torch, or OpenVINO where it has proved that it gives the same.
+"""What computes the network exactly: torch, or OpenVINO where it has proved that it gives the same.
 
 Knows tensors. An engine takes a batch as `pixels` or `own` prepares it, and gives what the network's last layer says
 and the embedding. Does not know classes, losses or images.
@@ -98,11 +98,15 @@ class TorchEngine:
 
 
 class OpenVinoEngine:
-    """OpenVINO in float32 on the CPU. ``shape`` is that of one image: (height, width, channels)."""
+    """An OpenVINO model on the CPU, without loss of precision: what is not in int8 is computed in float32."""
 
-    def __init__(self, served: Served, shape: Sequence[int], threads: int | None) -> None:
+    def __init__(self, model: Any, threads: int | None = None) -> None:
         self.name = "openvino"
-        self._request = compiled(converted(served, shape), threads)
+        # Unpinned: two processes of one thread each would share a core.
+        settings: dict[str, Any] = {"INFERENCE_PRECISION_HINT": "f32", "ENABLE_CPU_PINNING": False, "NUM_STREAMS": 1}
+        if threads:
+            settings["INFERENCE_NUM_THREADS"] = threads
+        self._request = openvino_module().Core().compile_model(model, "CPU", settings).create_infer_request()
 
     def run(self, batch: Any) -> tuple[Floats, Floats | None]:
         """The network's last layer (n, k) and the embeddings (n, d) of a batch of n images."""
@@ -111,25 +115,16 @@ class OpenVinoEngine:
 
 
 def converted(served: Served, shape: Sequence[int]) -> Any:
-    """The network as an OpenVINO model for any number of images of one shape."""
-    openvino = _openvino()
+    """The network as an OpenVINO model for any number of images of one shape (height, width, channels)."""
     example = torch.zeros((2, *shape), dtype=torch.uint8)
     with torch.no_grad():
-        model = openvino.convert_model(served.eval(), example_input=example)
+        model = openvino_module().convert_model(served.eval(), example_input=example)
     model.reshape([-1, *shape])
     return model
 
 
-def compiled(model: Any, threads: int | None) -> Any:
-    """An inference request on the CPU. Exact float32, and unpinned: two one-thread processes would share a core."""
-    openvino = _openvino()
-    settings: dict[str, Any] = {"INFERENCE_PRECISION_HINT": "f32", "ENABLE_CPU_PINNING": False, "NUM_STREAMS": 1}
-    if threads:
-        settings["INFERENCE_NUM_THREADS"] = threads
-    return openvino.Core().compile_model(model, "CPU", settings).create_infer_request()
-
-
-def _openvino() -> Any:
+def openvino_module() -> Any:
+    """OpenVINO, imported so that it reports to nobody."""
     # OpenVINO tells Google Analytics that it is used, unless this package can't be imported. Our users were not asked.
     sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
     import openvino

@@ -6,7 +6,7 @@ proves itself. Does not know where an image comes from or where its row goes.
 
 import hashlib
 import io
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -19,7 +19,16 @@ from torch import nn
 
 from drivetrain.errors import ImageError, LearnerError, TrustError
 from drivetrain.export import LearnerInfo, how_to_trust
-from drivetrain.learner.engines import CPU_BATCH, Engine, OpenVinoEngine, Served, TorchEngine, engine_version
+from drivetrain.learner.engines import (
+    CPU_BATCH,
+    Engine,
+    OpenVinoEngine,
+    Served,
+    TorchEngine,
+    converted,
+    engine_version,
+)
+from drivetrain.learner.int8 import Decision, Int8Engine, Quality, cosines, make_int8
 from drivetrain.learner.pixels import same_shapes, short
 from drivetrain.learner.recipe import Recipe, recipe_from_data, recipe_from_fastai
 from drivetrain.packages import absent_module
@@ -69,6 +78,7 @@ class ExportedLearner:
         threads: int | None,
         device: torch.device,
         half: bool,
+        int8: bytes | None = None,
     ) -> None:
         self._recipe, self._threads, self._device, self._half = recipe, threads, device, half
         model = recipe.model.eval()
@@ -89,6 +99,10 @@ class ExportedLearner:
         )  # fmt: skip
         if engine == "openvino":
             self._engine = self.fast
+        if engine == "int8":
+            if int8 is None:
+                raise LearnerError("The engine int8 needs the network that was made for it.")
+            self._engine = Int8Engine(int8, self.fast, self._decision, threads)
 
     @cached_property
     def eager(self) -> TorchEngine:
@@ -98,20 +112,43 @@ class ExportedLearner:
     @cached_property
     def fast(self) -> OpenVinoEngine:
         """The network in OpenVINO. Raises LearnerError with the reason why it can't be."""
-        shape = self._front.shape
-        if shape is None:
-            raise LearnerError("its transforms do not give all images one size")
         try:
-            return OpenVinoEngine(self.eager.served, shape, self._threads)
+            return OpenVinoEngine(self._convert(), self._threads)
+        except LearnerError:
+            raise
         except ImportError as error:
             raise LearnerError(f"OpenVINO is not installed here: {error}") from error
         except Exception as error:
             raise LearnerError(f"OpenVINO can't convert it: {short(error)}") from error
 
+    def _convert(self) -> Any:
+        if self._front.shape is None:
+            raise LearnerError("its transforms do not give all images one size")
+        return converted(self.eager.served, self._front.shape)
+
+    @property
+    def _decision(self) -> Decision:
+        return Decision(self._recipe.task == "multi_label", self._recipe.loss)
+
+    def make_int8(self, calibration: Sequence[Any], checks: Iterable[Any]) -> tuple[bytes, Quality]:
+        """The network in int8, as `open_learner` takes it, and how far it is from float32. Both are prepared images.
+
+        Raises LearnerError with the reason why it can't be.
+        """
+        if self._recipe.task == "regression":
+            raise LearnerError("a regression has no labels that int8 could be held against")
+        return make_int8(self._convert(), calibration, checks, self.fast, self._decision)
+
     @property
     def decodes_in_threads(self) -> bool:
         """Whether `prepare` may run in several threads at once; fastai's own transforms keep state."""
         return self._own is None
+
+    def differs_here(self, items: Sequence[Any]) -> str:
+        """Why the engine does not give on this processor what it gave where the run began, or an empty text."""
+        if isinstance(self._engine, Int8Engine):
+            return self._engine.differs()
+        return "" if self._engine is self.eager else self.prove(items).reason
 
     def prove(self, items: Sequence[Any]) -> Proof:
         """Hold the fast engine against eager torch on prepared items."""
@@ -125,7 +162,8 @@ class ExportedLearner:
         except Exception as error:
             return Proof(len(items), 0.0, 0.0, False, f"OpenVINO can't compute it: {short(error)}")
         difference = float(np.abs(expected.outputs - found.outputs).max())
-        cosine = _least_cosine(expected.embeddings, found.embeddings)
+        one, other = expected.embeddings, found.embeddings
+        cosine = 1.0 if one is None or other is None else float(cosines(one, other).min())
         same = bool((expected.outputs.argmax(1) == found.outputs.argmax(1)).all())
         # A regression's values have no scale of their own.
         scale = max(1.0, float(np.abs(expected.outputs).max()))
@@ -218,12 +256,14 @@ def open_learner(
     threads: int | None = None,
     gpu: bool = False,
     half: bool = False,
+    int8: bytes | None = None,
 ) -> ExportedLearner:
     """Open an export: read as data, or, when its owner vouched for it and that is not possible, by fastai.
 
-    ``embedding`` is ``head``, ``none``, or the name of a layer; ``engine`` is ``torch`` or ``openvino``; ``threads``
-    limits torch in this process (an actor has one CPU); ``gpu`` puts the network on the GPU that Ray gave this process
-    (written with care, never run: we have no GPU), where ``half`` means autocast to float16.
+    ``embedding`` is ``head``, ``none``, or the name of a layer; ``engine`` is ``torch``, ``openvino``, or ``int8``
+    with what `ExportedLearner.make_int8` made; ``threads`` limits torch in this process (an actor has one CPU); ``gpu``
+    puts the network on the GPU that Ray gave this process (written with care, never run: we have no GPU), where
+    ``half`` means autocast to float16.
     Raises TrustError when ``data`` is not what ``sha256`` names, or can be opened only by running what is inside;
     LearnerError when it can't be loaded or served.
     """
@@ -243,6 +283,7 @@ def open_learner(
         threads=threads,
         device=device,
         half=half,
+        int8=int8,
     )
 
 
@@ -287,13 +328,6 @@ def _put(results: list[Any], where: Sequence[int], found: Predictions) -> None:
         results[place] = Predictions(
             found.outputs[i : i + 1], of(found.energy, i), of(found.chosen, i), of(found.embeddings, i)
         )
-
-
-def _least_cosine(one: npt.NDArray[np.float32] | None, other: npt.NDArray[np.float32] | None) -> float:
-    if one is None or other is None:
-        return 1.0
-    lengths = np.linalg.norm(one, axis=1) * np.linalg.norm(other, axis=1)
-    return float(((one * other).sum(1) / np.maximum(lengths, 1e-12)).min())
 
 
 def named_layer(model: nn.Module, embedding: str) -> tuple[str, nn.Module]:
