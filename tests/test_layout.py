@@ -21,6 +21,7 @@ PLACEHOLDERS = {
     "kind": ("night", "plan"),
     "name": ("<name>",),
     "digest": ("<digest>",),
+    "sha256": ("<hash>",),
     "embedding": ("head", "<layer>"),
     "old": ("<run>",),
     "new": ("<run>",),
