@@ -94,7 +94,7 @@ def test_bytes_that_are_no_text_are_a_setting_error(tmp_path: Path) -> None:
         ("max_pixels = 0", "1 or more, found 0"),
         ("min_images = 0", "1 or more, found 0"),
         ("review_size = 0", "1 or more, found 0"),
-        ('engine = "fast"', "'auto', 'torch' or 'openvino'"),
+        ('engine = "fast"', "'auto', 'torch', 'openvino' or 'int8'"),
         ('night = "tomorrow"', "valid date"),
         ('night = "2026-13-01"', "month value is outside expected range"),
         ('name = "-x"', "letters, digits, dots, hyphens or underscores"),
