@@ -1,15 +1,18 @@
 """Images a second from the bucket to the committed run, beside what else scores a bucket with the same learner.
 
-    python benchmarks/scoring.py --images FOLDER --repeats 3 --few 512 resnet18.pkl resnet50.pkl
+    python benchmarks/scoring.py --images FOLDER --few 512 resnet18.pkl:6 resnet50.pkl
 
 Each measurement has a process of its own; peers take turns, so that a machine that gets slower does so for all. The
 time begins when the learner is loaded (get_preds, DataLoader) or when the command is called on a running Ray cluster
-(drivetrain, Ray Data: the start of their actors counts). The table goes to stdout and to scoring.md beside this file.
+(drivetrain, Ray Data: the start of their actors counts). drivetrain scores the folder as many times over, in one
+bucket, as the learner's :6 says; Ray Data, slower, once; the others, whose start does not count, a few. The table goes
+to stdout and to scoring.md beside this file.
 """
 
 import argparse
 import hashlib
 import json
+import shutil
 import tempfile
 import time
 import warnings
@@ -21,8 +24,8 @@ from typing import Any
 from tables import heading, in_own_process, publish, table
 
 BATCH = 64
-# Those whose time includes the start of actors.
-STARTING = ("drivetrain", "Ray Data")
+# Photos that make a learner known and its network in int8.
+TO_KNOW = 1300
 # As many images as this process scores; None for all.
 FEW: int | None = None
 
@@ -115,13 +118,19 @@ def ray_data(learner: str, folder: str) -> tuple[int, float]:
 
 
 def drivetrain(learner: str, folder: str, engine: str) -> tuple[int, float]:
-    """drivetrain: list, freeze, prove, score on two actors, write Parquet, commit; on a cluster that runs."""
+    """drivetrain: list, freeze, start actors, score on two of them, write Parquet, commit; on a cluster that runs.
+
+    The learner is known, its engine proved and int8 made: these are done once for a learner (start.py measures them).
+    """
     from drivetrain import Config, cluster, score_images
 
-    with tempfile.TemporaryDirectory() as root, cluster.connected(None, 2):
-        config = Config(root=root, learner=learner, images=folder, source="bench", name="b", actors=2, engine=engine)  # type: ignore[arg-type]
+    with tempfile.TemporaryDirectory() as root, tempfile.TemporaryDirectory() as some, cluster.connected(None, 2):
+        config = Config(root=root, learner=learner, source="bench", actors=2, engine=engine)  # type: ignore[arg-type]
+        for path in images_of(folder)[:TO_KNOW]:
+            shutil.copy(path, some)
+        score_images(config.model_copy(update={"images": some, "name": "known"}))
         started = time.perf_counter()
-        result = score_images(config)
+        result = score_images(config.model_copy(update={"images": folder, "name": "measured"}))
         return int(result["rows"]), time.perf_counter() - started
 
 
@@ -162,36 +171,53 @@ PEERS: dict[str, Callable[[str, str], tuple[int, float]]] = {
     "Ray Data, 2 actors": ray_data,
     "drivetrain, torch": lambda learner, folder: drivetrain(learner, folder, "torch"),
     "drivetrain": lambda learner, folder: drivetrain(learner, folder, "auto"),
+    "drivetrain, int8": lambda learner, folder: drivetrain(learner, folder, "int8"),
     "bound: decoding + fast network alone": bound,
 }
 ABOUT = """\
-Medians. drivetrain and Ray Data score all photos, since their time includes the start of their actors, which weighs
-less the more photos there are; drivetrain's also includes listing and the proof of its engine. The others begin loaded,
-and score "few". "of get_preds" is against the better of its two. "of the bound" is against decoding alone and the fast
-network alone on the same cores, without fetching, Ray, rows or Parquet. Ray Data's actors use drivetrain's decoding and
-eager torch in passes of 8, not fastai's own pipelines."""
+Medians. drivetrain's and Ray Data's time includes the start of their actors; the others begin loaded. drivetrain's
+learner is known, as on every night but the first. "of get_preds" is against the better of its two. "of the bound" is
+against decoding alone and the fast network (float32) alone on the same cores, without fetching, Ray, rows or Parquet.
+Ray Data's actors use drivetrain's decoding and eager torch in passes of 8, not fastai's own pipelines."""
 
 
-def rates(learner: str, folder: str, repeats: int, few: int | None, peers: list[str]) -> dict[str, float]:
-    """Images a second of each peer: medians, measured in turns."""
+def rates(learner: str, folders: dict[str, str], repeats: int, few: int, peers: list[str]) -> dict[str, list[float]]:
+    """Photos and images a second of each peer: medians, measured in turns."""
     found: dict[str, list[float]] = {peer: [] for peer in peers}
+    photos = {}
     for _ in range(repeats):
         for peer in peers:
-            limit = [] if few is None or peer.startswith(STARTING) else ["--few", str(few)]
+            own = peer.startswith("drivetrain")
+            limit = [] if own or peer.startswith("Ray Data") else ["--few", str(few)]
+            folder = folders["copies" if own else "once"]
             one = in_own_process(__file__, "--peer", peer, "--images", folder, *limit, learner)
             found[peer].append(one["images"] / one["seconds"])
-    return {peer: median(each) for peer, each in found.items()}
+            photos[peer] = one["images"]
+    return {peer: [photos[peer], median(each)] for peer, each in found.items()}
 
 
-def rows_of(learner: str, found: dict[str, float]) -> list[list[str]]:
+def rows_of(learner: str, found: dict[str, list[float]]) -> list[list[str]]:
     """A learner's lines of the table."""
-    best = max((rate for peer, rate in found.items() if peer.startswith("get_preds")), default=0.0)
-    most = found.get("bound: decoding + fast network alone", 0.0)
+    best = max((rate for peer, (_, rate) in found.items() if peer.startswith("get_preds")), default=0.0)
+    most = found.get("bound: decoding + fast network alone", [0, 0.0])[1]
     name = Path(learner).stem
     return [
-        [f"{name}: {peer}", f"{rate:.1f}", f"{rate / best:.2f}" if best else "", f"{rate / most:.2f}" if most else ""]
-        for peer, rate in found.items()
-    ]
+        [
+            f"{name}: {peer}", f"{photos:,}", f"{rate:.1f}", f"{rate / best:.2f}" if best else "",
+            f"{rate / most:.2f}" if most and "int8" not in peer else "",
+        ]
+        for peer, (photos, rate) in found.items()
+    ]  # fmt: skip
+
+
+def copied(folder: str, copies: int, where: str) -> str:
+    """The folder's images so many times, under other names."""
+    for copy in range(copies):
+        for path in images_of(folder):
+            target = Path(where, f"{copy}", path.name)
+            target.parent.mkdir(exist_ok=True)
+            shutil.copy(path, target)
+    return where
 
 
 def main() -> None:
@@ -201,22 +227,28 @@ def main() -> None:
     parser.add_argument("--images", required=True)
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--few", type=int, default=None)
-    parser.add_argument("--peer", action="append")
+    parser.add_argument("--peer")
     parser.add_argument("--only", action="append", choices=PEERS)
     given = parser.parse_args()
     if given.peer:
         global FEW
         FEW = given.few
-        images, seconds = PEERS[given.peer[0]](given.learners[0], given.images)
+        images, seconds = PEERS[given.peer](given.learners[0], given.images)
         print(json.dumps({"images": images, "seconds": seconds}))
         return
     rows: list[list[str]] = []
-    for learner in given.learners:
-        rows += rows_of(learner, rates(learner, given.images, given.repeats, given.few, given.only or list(PEERS)))
-    count = len(images_of(given.images))
+    with tempfile.TemporaryDirectory() as where:
+        folders = {"once": given.images, "copies": copied(given.images, given.copies, where)}
+        for learner in given.learners:
+            rows += rows_of(
+                learner, rates(learner, folders, given.repeats, given.few or 512, given.only or list(PEERS))
+            )
     lines = heading("Scoring", "python benchmarks/scoring.py", "torch", "fastai", "ray", "openvino")
-    lines += [f"{count:,} photos (few: {given.few or count:,}), medians of {given.repeats}.", ""]
-    heads = ["learner and way", "images/s", "of get_preds", "of the bound"]
+    lines += [
+        f"Medians of {given.repeats}. {len(images_of(given.images)):,} photos; where there are more, the same ones again.",
+        "",
+    ]
+    heads = ["learner and way", "photos", "images/s", "of get_preds", "of the bound"]
     publish(__file__, [*lines, *table(heads, rows), "", ABOUT])
 
 

@@ -4,9 +4,9 @@ Knows what a job stands on: packages, a root that can be written, a learner that
 that answers. Does not mend anything, and does not do a job's work. Whatever may hang is asked in a thread with a
 deadline, since a store's own patience is minutes: all of `check_setup` ends within MOST_SECONDS.
 
-`check_setup` looks at everything. `check_first` is what a job runs before its work: the root, the learner's object and
-one image, all at once. It leaves out what the job does next anyway, with the same messages: hashing and opening the
-learner, and, where a learner is new to a root, scoring real images (`admit`).
+`check_setup` looks at everything. `check_first` is what a job runs before its work: versions, the root, the learner's
+object and one image, all at once. It leaves out what the job does next anyway, with the same messages: hashing and
+opening the learner, and, where a learner is new to a root, scoring real images (`engine`).
 """
 
 import io
@@ -101,8 +101,9 @@ def check_setup(config: Config) -> dict[str, Any]:
 def check_first(config: Config) -> None:
     """What a job checks before its work, in the time of one answer of the store.
 
-    Raises what stands behind the first failure: the root can't be written, or there is no learner. About images it
-    only says what it found: a plan that is frozen needs no listing, and a bad image is a row.
+    Raises what stands behind the first failure: the root can't be written, or there is no learner. About images and
+    versions it only says what it found: a plan that is frozen needs no listing, a bad image is a row, and another
+    version may do.
     """
     look = _Look(config, time.monotonic() + ANSWER_SECONDS)
     asked = [
@@ -110,6 +111,7 @@ def check_first(config: Config) -> None:
         _start(lambda: check_learner_there(look)),
         _start(lambda: _first_images(look)[0]),
     ]
+    packages = check_packages()
     names = ("root", "learner", "images")
     root, learner, images = (
         _by(found, look, lambda error, name=name: _explained(look, name, "reach", error))  # type: ignore[misc]
@@ -118,8 +120,9 @@ def check_first(config: Config) -> None:
     for each in (root, learner):
         if each.state == "failed":
             raise each.kind(_without_secrets(f"{each.found}\n{each.mend}".strip()))
-    if images.state == "failed":
-        say(_without_secrets(f"{images.found}\n{images.mend}".strip()))
+    for each in (packages, images):
+        if each.state == "failed":
+            say(_without_secrets(f"{each.found}\n{each.mend}".strip()))
 
 
 def _everything(look: _Look) -> Iterator[Finding]:

@@ -1,0 +1,155 @@
+"""Images a second from S3 with a delay added to each request, beside the same from this machine's disk.
+
+    python benchmarks/s3.py --images FOLDER --delay 30 resnet18.pkl
+
+The server is SeaweedFS on this machine, behind a proxy that waits before it passes a request on; root and images lie in
+it. Both cost CPU that a real S3 would not, so what they used is told beside. drivetrain's learner is known. The table
+goes to stdout and to s3.md beside this file.
+"""
+
+import argparse
+import asyncio
+import json
+import multiprocessing
+import os
+import secrets
+import sys
+import tempfile
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import psutil
+from tables import heading, in_own_process, publish, table
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
+from servers import free_ports, s3_server
+
+
+async def _serve(port: int, target: str, delay: float) -> None:
+    host, _, at = target.removeprefix("http://").partition(":")
+
+    async def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        there, back = await asyncio.open_connection(host, int(at))
+        answered = True
+
+        async def up() -> None:
+            nonlocal answered
+            while data := await reader.read(2**16):
+                if answered:
+                    await asyncio.sleep(delay)
+                    answered = False
+                back.write(data)
+                await back.drain()
+            back.close()
+
+        async def down() -> None:
+            nonlocal answered
+            while data := await there.read(2**18):
+                answered = True
+                writer.write(data)
+                await writer.drain()
+            writer.close()
+
+        await asyncio.gather(up(), down(), return_exceptions=True)
+
+    server = await asyncio.start_server(handle, "127.0.0.1", port)
+    await server.serve_forever()
+
+
+def proxy(port: int, target: str, delay: float) -> None:
+    """Pass connections on to a server, each request after a delay in seconds."""
+    asyncio.run(_serve(port, target, delay))
+
+
+def score(learner: str, images: str, root: str, endpoint: str) -> float:
+    """Seconds to score the images on two actors of a running cluster; the learner is known."""
+    from drivetrain import Config, cluster, score_images
+
+    storage: Any = {"s3": {"endpoint_url": endpoint}} if endpoint else {}
+    with cluster.connected(None, 2):
+        config = Config(root=root, learner=learner, source="bench", actors=2, storage=storage)
+        some = f"{images.rstrip('/')}-some"
+        score_images(config.model_copy(update={"images": some, "name": "known"}))
+        started = time.perf_counter()
+        score_images(config.model_copy(update={"images": images, "name": "measured"}))
+        return time.perf_counter() - started
+
+
+def used(process: psutil.Process) -> float:
+    """CPU seconds of a process and its children."""
+    each = [process, *process.children(recursive=True)]
+    return float(sum(one.cpu_times().user + one.cpu_times().system for one in each))
+
+
+def fill(put: Any, folder: Path) -> int:
+    """Put the photos, and a few of them for the learner to be known, by ``put(name, data)``."""
+    paths = sorted(path for path in folder.rglob("*") if path.is_file())
+    todo = [(f"photos/{path.name}", path) for path in paths] + [
+        (f"photos-some/{path.name}", path) for path in paths[:64]
+    ]
+    with ThreadPoolExecutor(16) as pool:
+        list(pool.map(lambda one: put(one[0], one[1].read_bytes()), todo))
+    return len(paths)
+
+
+def measure(learner: str, images: str, delay: float, repeats: int) -> dict[str, Any]:
+    """Score from disk and from S3 in turns."""
+    from drivetrain.store import Store
+
+    found: dict[str, Any] = {"disk": [], "s3": [], "server": [], "proxy": []}
+    os.environ["AWS_ACCESS_KEY_ID"], os.environ["AWS_SECRET_ACCESS_KEY"] = "benchmark", secrets.token_hex(16)
+    with s3_server("benchmark", os.environ["AWS_SECRET_ACCESS_KEY"]) as server, tempfile.TemporaryDirectory() as disk:
+        (port,) = free_ports(1)
+        passing = multiprocessing.get_context("spawn").Process(
+            target=proxy, args=(port, server.endpoint, delay / 1000), daemon=True
+        )
+        passing.start()
+        store, bucket = Store(server.storage), server.bucket()
+        found["images"] = fill(lambda name, data: store.create(f"{bucket}/{name}", data), Path(images))
+        fill(lambda name, data: Store().create(f"{disk}/{name}", data), Path(images))
+        weed = next(one for one in psutil.Process().children(recursive=True) if "weed" in one.name())
+        for turn in range(repeats):
+            base = ["--one", "--images", f"{disk}/photos", "--root", f"{disk}/root-{turn}", learner]
+            found["disk"].append(in_own_process(__file__, *base)["seconds"])
+            before = used(weed), used(psutil.Process(passing.pid))
+            base = ["--one", "--images", f"{bucket}/photos", "--root", f"{bucket}/root-{turn}", learner]
+            base += ["--endpoint", f"http://127.0.0.1:{port}"]
+            found["s3"].append(in_own_process(__file__, *base)["seconds"])
+            found["server"].append(used(weed) - before[0])
+            found["proxy"].append(used(psutil.Process(passing.pid)) - before[1])
+        passing.terminate()
+    return found
+
+
+def main() -> None:
+    """Measure every learner, or, with --one, score once."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("learners", nargs="+")
+    parser.add_argument("--images", required=True)
+    parser.add_argument("--delay", type=float, default=30.0, help="milliseconds")
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--one", action="store_true")
+    parser.add_argument("--root")
+    parser.add_argument("--endpoint", default="")
+    given = parser.parse_args()
+    if given.one:
+        print(json.dumps({"seconds": score(given.learners[0], given.images, given.root, given.endpoint)}))
+        return
+    rows = []
+    for learner in given.learners:
+        found = measure(learner, given.images, given.delay, given.repeats)
+        disk, s3 = (found["images"] / median(found[kind]) for kind in ("disk", "s3"))
+        others = [f"{median(found[kind]):.1f}" for kind in ("server", "proxy")]
+        rows.append([Path(learner).stem, f"{disk:.1f}", f"{s3:.1f}", f"{s3 / disk:.3f}", *others])
+        photos = found["images"]
+    lines = heading("From S3", "python benchmarks/s3.py", "torch", "ray", "openvino", "s3fs", "aiobotocore")
+    lines += [f"{photos:,} photos, {given.delay:.0f} ms a request; medians of {given.repeats}.", ""]
+    heads = ["learner", "disk, images/s", "S3, images/s", "S3 of disk", "server's CPU, s", "proxy's CPU, s"]
+    publish(__file__, [*lines, *table(heads, rows)])
+
+
+if __name__ == "__main__":
+    main()
