@@ -244,10 +244,8 @@ def main() -> None:
                 learner, rates(learner, folders, given.repeats, given.few or 512, given.only or list(PEERS))
             )
     lines = heading("Scoring", "python benchmarks/scoring.py", "torch", "fastai", "ray", "openvino")
-    lines += [
-        f"Medians of {given.repeats}. {len(images_of(given.images)):,} photos; where there are more, the same ones again.",
-        "",
-    ]
+    count = len(images_of(given.images))
+    lines += [f"Medians of {given.repeats}. {count:,} photos; where there are more, the same ones again.", ""]
     heads = ["learner and way", "photos", "images/s", "of get_preds", "of the bound"]
     publish(__file__, [*lines, *table(heads, rows), "", ABOUT])
 
