@@ -237,12 +237,12 @@ def main() -> None:
         print(json.dumps({"images": images, "seconds": seconds}))
         return
     rows: list[list[str]] = []
-    with tempfile.TemporaryDirectory() as where:
-        folders = {"once": given.images, "copies": copied(given.images, given.copies, where)}
-        for learner in given.learners:
-            rows += rows_of(
-                learner, rates(learner, folders, given.repeats, given.few or 512, given.only or list(PEERS))
-            )
+    for each in given.learners:
+        learner, _, copies = each.partition(":")
+        with tempfile.TemporaryDirectory() as where:
+            folders = {"once": given.images, "copies": copied(given.images, int(copies or 1), where)}
+            found = rates(learner, folders, given.repeats, given.few or 512, given.only or list(PEERS))
+        rows += rows_of(learner, found)
     lines = heading("Scoring", "python benchmarks/scoring.py", "torch", "fastai", "ray", "openvino")
     count = len(images_of(given.images))
     lines += [f"Medians of {given.repeats}. {count:,} photos; where there are more, the same ones again.", ""]
