@@ -39,7 +39,7 @@ def engines(served: Any, size: list[int]) -> dict[str, Callable[[], Run]]:
     """How to make each engine: a function of pixels (n, height, width, 3)."""
     import torch
 
-    from drivetrain.learner.engines import OpenVinoEngine
+    from drivetrain.learner.engines import OpenVinoEngine, converted
 
     def torch_of(module: Any) -> Run:
         return lambda pixels: module(torch.from_numpy(pixels))
@@ -69,7 +69,7 @@ def engines(served: Any, size: list[int]) -> dict[str, Callable[[], Run]]:
         return lambda pixels: session.run(None, {"pixels": pixels})
 
     def openvino() -> Run:
-        engine = OpenVinoEngine(served, size, 1)
+        engine = OpenVinoEngine(converted(served, size), 1)
         return engine.run
 
     return {

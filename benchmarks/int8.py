@@ -20,6 +20,8 @@ from typing import Any
 import numpy as np
 from tables import heading, in_own_process, publish, table
 
+from drivetrain.errors import DrivetrainError
+
 CALIBRATION = 300
 ABOUT = """\
 "alone" is the share of photos whose label is float32's if int8 is trusted always, "with close calls" when those are
@@ -114,11 +116,17 @@ def main() -> None:
     parser.add_argument("--one", action="store_true")
     given = parser.parse_args()
     if given.one:
-        print(json.dumps(measure(given.learners[0], given.labels, given.repeats)))
+        try:
+            print(json.dumps(measure(given.learners[0], given.labels, given.repeats)))
+        except DrivetrainError as error:
+            print(json.dumps({"refused": str(error)}))
         return
     rows, images = [], 0
     for learner in given.learners:
         one = in_own_process(__file__, "--one", "--labels", given.labels, "--repeats", str(given.repeats), learner)
+        if "refused" in one:
+            rows.append([f"{Path(learner).stem}: refused, {one['refused']}", *[""] * 11])
+            continue
         images = one["images"]
         rows.append(row_of(learner, one))
     lines = heading("int8", "python benchmarks/int8.py", "torch", "openvino", "nncf")

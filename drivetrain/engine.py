@@ -28,6 +28,8 @@ FEWEST_CHECKS = 200
 # Images that are fetched together.
 TOGETHER = 16
 
+_AFRESH = "Copy it back, or start again in another --root."
+
 # Gives the uris of images of the learner's world, in random order.
 Some = Callable[[], Iterator[str]]
 
@@ -38,10 +40,12 @@ def choose_engine(store: Store, layout: Layout, config: Config, info: LearnerInf
     ``some`` gives real images for the proof, if there is none yet.
     Raises SettingError when the config asks for what this learner or this machine can't do.
     """
-    if config.gpus_per_actor or config.engine == "torch":
-        return _torch(config)
-    if config.precision == "float16":
+    if config.precision == "float16" and not config.gpus_per_actor:
         raise SettingError('precision = "float16" is for GPUs: add   --gpus-per-actor 1   or leave it out.')
+    if config.gpus_per_actor and config.engine not in ("auto", "torch"):
+        raise SettingError(f'engine = "{config.engine}" is for CPUs: leave out   --gpus-per-actor   or   --engine.')
+    if config.engine == "torch" or config.gpus_per_actor:
+        return "torch", "asked for" if config.engine == "torch" else "the network runs on GPUs"
     record = layout.proof(info.model_id, config.embedding)
     proof = from_json(store, record) or _prove(store, layout, config, info, some)
     if proof["images"] or proof["final"]:
@@ -58,14 +62,6 @@ def choose_engine(store: Store, layout: Layout, config: Config, info: LearnerInf
     if config.engine == "int8":
         return "int8", _int8(store, layout, config, info, some)
     return "openvino", ""
-
-
-def _torch(config: Config) -> tuple[str, str]:
-    if config.gpus_per_actor and config.engine not in ("auto", "torch"):
-        raise SettingError(f'engine = "{config.engine}" is for CPUs: leave out   --gpus-per-actor   or   --engine.')
-    if config.precision == "float16" and not config.gpus_per_actor:
-        raise SettingError('precision = "float16" is for GPUs: add   --gpus-per-actor 1   or leave it out.')
-    return "torch", "asked for" if config.engine == "torch" else "the network runs on GPUs"
 
 
 def _prove(store: Store, layout: Layout, config: Config, info: LearnerInfo, some: Some) -> dict[str, Any]:
@@ -120,11 +116,14 @@ def _make_int8(store: Store, layout: Layout, config: Config, info: LearnerInfo, 
 
 def read_int8(store: Store, layout: Layout, model_id: str, embedding: str) -> bytes:
     """The network in int8 that a learner's runs are computed with. Raises StoreError if it is not what was made."""
-    record = from_json(store, layout.int8(model_id, embedding)) or {"sha256": ""}
-    where = layout.int8_network(model_id, record["sha256"])
-    data = store.read(where) if record["sha256"] and store.exists(where) else b""
-    if hashlib.sha256(data).hexdigest() != record["sha256"]:
-        raise StoreError(f"The run is computed in int8, and {where} is gone or damaged. Start again in another --root.")
+    record = layout.int8(model_id, embedding)
+    try:
+        sha256 = (from_json(store, record) or {})["sha256"]
+        data = store.read(layout.int8_network(model_id, sha256))
+    except (KeyError, FileNotFoundError) as error:
+        raise StoreError(f"The run is computed in int8, and what {record} names is gone. " + _AFRESH) from error
+    if hashlib.sha256(data).hexdigest() != sha256:
+        raise StoreError(f"The run is computed in int8, and what {record} names is damaged. " + _AFRESH)
     return data
 
 

@@ -15,7 +15,7 @@ from fastai.vision.all import ImageDataLoaders, Learner, Resize
 from drivetrain.config import Config
 from drivetrain.engine import choose_engine, read_int8
 from drivetrain.errors import LearnerError, SettingError, StoreError
-from drivetrain.learner import int8, open_learner
+from drivetrain.learner import int8, open_learner, scorer
 from drivetrain.learner.recipe import Loss
 from drivetrain.reference import build_reference, find_reference
 from drivetrain.root import open_root
@@ -92,8 +92,7 @@ def test_close_calls_are_float32s_and_clear_ones_are_not(config: Config, run: Ru
     alone, careful = (open_learner(data, sha256, engine="int8", int8=changed(stored, close)) for close in (-1.0, 4.0))
     items = [exact.prepare(path.read_bytes(), 10**6)[0] for path in sorted(digits.rglob("*.png"))[:200]]
     of_exact, of_alone, of_careful = (
-        np.concatenate([each.outputs for each in learner.predict(items)])  # type: ignore[union-attr]
-        for learner in (exact, alone, careful)
+        np.concatenate([each.outputs for each in learner.predict(items)]) for learner in (exact, alone, careful)
     )
     again = np.abs(of_careful - of_alone).max(1) > 0
     assert 10 < again.sum() < 190
@@ -169,12 +168,22 @@ def test_another_processor_fails_loudly(run: Run) -> None:
         worker.run(0)
 
 
+def test_the_engine_of_the_close_calls_is_held_against_torch_too(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    worker = ShardScorer({}, run.layout.root, run.record.run_id, 16)
+    monkeypatch.setattr(scorer, "TOLERANCE", -1.0)
+    with pytest.raises(LearnerError, match=r"engine int8 does not give what it gave.*OpenVINO differs"):
+        worker.run(0)
+
+
 def test_a_damaged_network_is_not_opened(run: Run, tmp_path: Path) -> None:
     where = run.layout.int8_network(run.record.model_id, quality_of(run)["sha256"])
     whole = run.store.read(where)
     try:
         Path(where).write_bytes(whole[:-100])
-        with pytest.raises(StoreError, match="gone or damaged"):
+        with pytest.raises(StoreError, match=r"int8.*is damaged"):
+            ShardScorer({}, run.layout.root, run.record.run_id, 16)
+        Path(where).unlink()
+        with pytest.raises(StoreError, match=r"int8.*is gone"):
             ShardScorer({}, run.layout.root, run.record.run_id, 16)
     finally:
         Path(where).write_bytes(whole)
