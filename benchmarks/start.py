@@ -21,10 +21,21 @@ ABOUT = "The first part is there when its file is; the process includes Python's
 
 def run(root: str, learner: str, images: str, name: str) -> tuple[float, float]:
     """Score once; seconds to the first part and to the end."""
-    command = ["-m", "drivetrain", "score", "--root", root, "--learner", learner, "--images", images, "--name", name]
+    command = [
+        str(Path(sys.executable).with_name("drivetrain")),
+        "score",
+        "--root",
+        root,
+        "--learner",
+        learner,
+        "--images",
+        images,
+        "--name",
+        name,
+    ]
     before = set(Path(root).glob("runs/*/parts/*"))
     started = time.perf_counter()
-    process = subprocess.Popen([sys.executable, *command], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     while process.poll() is None and not set(Path(root).glob("runs/*/parts/*")) - before:
         time.sleep(0.05)
     first = time.perf_counter() - started
