@@ -29,7 +29,8 @@ SHARD_IMAGES = 512
 SHARD_BYTES = 256 * 1024**2
 # Fewer images than that in a shard cost more in parts than they win in actors kept busy.
 SMALLEST_SHARD = 64
-SHARDS_WANTED = 16
+# An actor without a shard waits for the others: with many, at the end, only a little.
+SHARDS_WANTED = 64
 
 # fmt: off
 OTHER_SUFFIXES = frozenset([

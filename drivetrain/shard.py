@@ -172,6 +172,7 @@ class ShardScorer:
                 f"On {platform.node()} the engine {engine} does not give what it gave where the run began: {reason}. "
                 "Use   --engine torch   for clusters of different machines."
             )
+        self._learner.settle()
         self._proved = True
 
     def _blank(self, image: dict[str, Any], got: Fetched) -> dict[str, Any]:
@@ -203,7 +204,7 @@ def cut(images: list[dict[str, Any]], most: int) -> list[list[dict[str, Any]]]:
 def fetch(store: Store, image: dict[str, Any]) -> Fetched:
     """Read one image and hold it against the manifest: its size, and its MD5 where the store's etag is one."""
     try:
-        data = store.read(image["uri"])
+        data = store.fetch(image["uri"])
     except FileNotFoundError as error:
         return Fetched(b"", False, ImageError("vanished", f"{type(error).__name__}: it was there when listed"))
     except PermissionError as error:

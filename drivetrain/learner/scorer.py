@@ -4,10 +4,12 @@ Knows which way in a file takes (as data, or by fastai when it is vouched for), 
 proves itself. Does not know where an image comes from or where its row goes.
 """
 
+import ctypes
 import hashlib
 import io
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -151,6 +153,16 @@ class ExportedLearner:
         # Close calls of int8 are the exact engine's, which has to prove itself here as well.
         own = self._engine.differs() if isinstance(self._engine, Int8Engine) else ""
         return own or self.prove(items).reason
+
+    def settle(self) -> None:
+        """Let go of torch's network where another engine computes; nothing can be proved any more from then on."""
+        if self._engine is self.eager:
+            return
+        self._recipe, self._layer = replace(self._recipe, model=nn.Identity()), None
+        del self.eager
+        # What the proof took is free, and the C library keeps it: some 30 MB of an actor.
+        with suppress(OSError, AttributeError):
+            ctypes.CDLL(None).malloc_trim(0)
 
     def prove(self, items: Sequence[Any]) -> Proof:
         """Hold the fast engine against eager torch on prepared items."""

@@ -1,0 +1,96 @@
+"""Many small objects from S3 at a fraction of the CPU: obstore, which is Rust's object_store.
+
+Knows how s3fs's settings are said to obstore, and when they can't be. Does not decide anything: s3fs is asked again
+for whatever obstore can't read, and its answer counts. A GET by s3fs is Python's work (benchmarks/gets.md), done on
+the core that the network needs. Not obstore's own filesystem for fsspec: it takes a key for a URL and reads the object
+``a`` for the key ``a?b``.
+"""
+
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from functools import cache
+from typing import Any
+
+from fsspec.asyn import sync
+
+# With any other option set, s3fs reads: versions, encryption with a customer's key, who pays, certificates.
+KNOWN_OPTIONS = frozenset(["endpoint_url", "key", "secret", "token", "username", "password", "use_listings_cache"])
+KNOWN_CLIENT_OPTIONS = frozenset(["region_name", "endpoint_url"])
+KNOWN_CONFIG = frozenset(["connect_timeout", "read_timeout", "retries", "max_pool_connections"])
+# Credentials that a role gives change; botocore renews them, and is asked for them this often.
+ASK_AGAIN = timedelta(minutes=5)
+# As long as that s3fs has answered and obstore has not, obstore is not asked any more.
+MOST_REFUSALS = 3
+
+
+class ObstoreReader:
+    """Reads objects of one bucket. Make one with `reader_of`."""
+
+    def __init__(self, bucket: Any) -> None:
+        self._bucket, self._refusals = bucket, 0
+
+    def read(self, key: str, otherwise: Callable[[], bytes]) -> bytes:
+        """All bytes of an object, or what ``otherwise`` gives or raises when obstore can't read it."""
+        if self._refusals >= MOST_REFUSALS:
+            return otherwise()
+        try:
+            data: bytes = self._bucket.get(key).bytes().to_bytes()
+        except Exception:
+            # Any: its errors, and keys that it does not take (empty segments, control characters).
+            data = otherwise()
+            self._refusals += 1
+            return data
+        self._refusals = 0
+        return data
+
+
+@cache
+def reader_of(s3fs: Any, bucket: str) -> ObstoreReader | None:
+    """A reader of a bucket that asks whom an S3FileSystem of s3fs asks, with its credentials; None when that can't be said."""
+    if not _plain(s3fs.storage_options):
+        return None
+    try:
+        from obstore.store import S3Store
+
+        s3fs.connect()
+        meta = s3fs.s3.meta
+        store = S3Store(
+            bucket,
+            endpoint=meta.endpoint_url,
+            region=meta.region_name,
+            virtual_hosted_style_request=False,
+            credential_provider=_credentials(s3fs),
+            # One try and little patience: whatever is not simple is for s3fs, which tries again and tells what it met.
+            retry_config={"max_retries": 0},
+            client_options={"allow_http": meta.endpoint_url.startswith("http://"), "timeout": timedelta(seconds=20)},
+        )
+    except Exception:
+        return None
+    return ObstoreReader(store)
+
+
+def _credentials(s3fs: Any) -> Callable[[], dict[str, Any]]:
+    """What tells obstore the credentials of the moment: those given to s3fs, else those that botocore finds."""
+    given = s3fs.key and s3fs.secret
+    found = None if given else sync(s3fs.loop, s3fs.session.get_credentials)
+    if not given and found is None:
+        raise LookupError("no credentials")
+
+    def current() -> dict[str, Any]:
+        now = found and sync(s3fs.loop, found.get_frozen_credentials)
+        return {
+            "access_key_id": now.access_key if now else s3fs.key,
+            "secret_access_key": now.secret_key if now else s3fs.secret,
+            "token": now.token if now else s3fs.token,
+            "expires_at": datetime.now(UTC) + ASK_AGAIN,
+        }
+
+    return current
+
+
+def _plain(options: dict[str, Any]) -> bool:
+    return (
+        options.keys() <= KNOWN_OPTIONS | {"client_kwargs", "config_kwargs"}
+        and options.get("client_kwargs", {}).keys() <= KNOWN_CLIENT_OPTIONS
+        and options.get("config_kwargs", {}).keys() <= KNOWN_CONFIG
+    )
