@@ -46,7 +46,7 @@ class ObstoreReader:
 
 @cache
 def reader_of(s3fs: Any, bucket: str) -> ObstoreReader | None:
-    """A reader of a bucket that asks whom an S3FileSystem of s3fs asks, with its credentials; None when that can't be said."""
+    """A reader that asks whom an S3FileSystem of s3fs asks, with its credentials. None when that can't be said."""
     if not _plain(s3fs.storage_options):
         return None
     try:
@@ -69,7 +69,7 @@ def reader_of(s3fs: Any, bucket: str) -> ObstoreReader | None:
     return ObstoreReader(store)
 
 
-def _credentials(s3fs: Any) -> Callable[[], dict[str, Any]]:
+def _credentials(s3fs: Any) -> Any:
     """What tells obstore the credentials of the moment: those given to s3fs, else those that botocore finds."""
     given = s3fs.key and s3fs.secret
     found = None if given else sync(s3fs.loop, s3fs.session.get_credentials)

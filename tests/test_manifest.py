@@ -99,9 +99,9 @@ def cut(sizes: list[int]) -> list[int]:
         (SMALLEST_SHARD, [SMALLEST_SHARD]),
         (SMALLEST_SHARD + 1, [SMALLEST_SHARD, 1]),
         (1000, [64] * 15 + [40]),
-        (16 * 100, [100] * 16),
-        (16 * SHARD_IMAGES + 1, [SHARD_IMAGES] * 16 + [1]),
-        (20 * SHARD_IMAGES, [SHARD_IMAGES] * 20),
+        (SHARDS_WANTED * 100, [100] * SHARDS_WANTED),
+        (SHARDS_WANTED * SHARD_IMAGES + 1, [SHARD_IMAGES] * SHARDS_WANTED + [1]),
+        (80 * SHARD_IMAGES, SHARDS_WANTED, [SHARD_IMAGES] * 80),
     ],
 )
 def test_shards_are_bounded_by_count_and_a_small_run_is_cut_for_several_actors(number: int, shards: list[int]) -> None:
