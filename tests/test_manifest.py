@@ -16,6 +16,7 @@ from drivetrain.manifest import (
     OTHER_SUFFIXES,
     SHARD_BYTES,
     SHARD_IMAGES,
+    SHARDS_WANTED,
     SMALLEST_SHARD,
     _text_bytes,
     check_prefix,
@@ -101,7 +102,7 @@ def cut(sizes: list[int]) -> list[int]:
         (1000, [64] * 15 + [40]),
         (SHARDS_WANTED * 100, [100] * SHARDS_WANTED),
         (SHARDS_WANTED * SHARD_IMAGES + 1, [SHARD_IMAGES] * SHARDS_WANTED + [1]),
-        (80 * SHARD_IMAGES, SHARDS_WANTED, [SHARD_IMAGES] * 80),
+        (80 * SHARD_IMAGES, [SHARD_IMAGES] * 80),
     ],
 )
 def test_shards_are_bounded_by_count_and_a_small_run_is_cut_for_several_actors(number: int, shards: list[int]) -> None:
