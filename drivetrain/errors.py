@@ -60,5 +60,6 @@ REASONS = {
     "vanished": "the object was listed but is gone",
     "denied": "the store refuses to hand out the object",
     "changed": "the object is not the one that was listed",
+    "damaged": "the bytes that came are not those of the object, again and again",
     "unreachable": "the store did not hand out the object",
 }

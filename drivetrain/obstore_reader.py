@@ -6,7 +6,6 @@ the core that the network needs. Not obstore's own filesystem for fsspec: it tak
 ``a`` for the key ``a?b``.
 """
 
-from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from functools import cache
 from typing import Any
@@ -19,8 +18,8 @@ KNOWN_CLIENT_OPTIONS = frozenset(["region_name", "endpoint_url"])
 KNOWN_CONFIG = frozenset(["connect_timeout", "read_timeout", "retries", "max_pool_connections"])
 # Credentials that a role gives change; botocore renews them, and is asked for them this often.
 ASK_AGAIN = timedelta(minutes=5)
-# As long as that s3fs has answered and obstore has not, obstore is not asked any more.
-MOST_REFUSALS = 3
+# After so many in a row obstore is not asked any more: it does not get on with this store.
+MOST_REFUSALS = 16
 
 
 class ObstoreReader:
@@ -29,19 +28,21 @@ class ObstoreReader:
     def __init__(self, bucket: Any) -> None:
         self._bucket, self._refusals = bucket, 0
 
-    def read(self, key: str, otherwise: Callable[[], bytes]) -> bytes:
-        """All bytes of an object, or what ``otherwise`` gives or raises when obstore can't read it."""
+    def read(self, key: str) -> tuple[bytes, str] | None:
+        """All bytes of an object and its etag, or None when obstore can't read it, for whatever reason."""
         if self._refusals >= MOST_REFUSALS:
-            return otherwise()
+            return None
         try:
-            data: bytes = self._bucket.get(key).bytes().to_bytes()
+            found = self._bucket.get(key)
+            data, etag = found.bytes().to_bytes(), str(found.meta["e_tag"] or "").strip('"')
+        except FileNotFoundError:
+            return None
         except Exception:
             # Any: its errors, and keys that it does not take (empty segments, control characters).
-            data = otherwise()
             self._refusals += 1
-            return data
+            return None
         self._refusals = 0
-        return data
+        return data, etag
 
 
 @cache

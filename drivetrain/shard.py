@@ -7,6 +7,7 @@ of a shard gets exactly one row: scored, or failed with its reason.
 import hashlib
 import os
 import platform
+import time
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
@@ -17,8 +18,9 @@ import pyarrow as pa
 
 from drivetrain.config import Options
 from drivetrain.engine import read_int8
-from drivetrain.errors import ImageError, LearnerError, StoreError
+from drivetrain.errors import ImageError, LearnerError
 from drivetrain.export import LearnerInfo
+from drivetrain.fetch import Fetched, Fetcher, Outage
 from drivetrain.layout import Layout
 from drivetrain.learner import Predictions, open_learner
 from drivetrain.run import PartCounts, Run
@@ -28,15 +30,8 @@ from drivetrain.store import Store
 FETCHERS = 16
 # Two batches of images are in memory at a time, whatever their size.
 BATCH_BYTES = 64 * 1024**2
-
-
-@dataclass(frozen=True)
-class Fetched:
-    """One image's bytes, or the ImageError that came instead. ``verified``: the bytes match the store's MD5."""
-
-    data: bytes
-    verified: bool
-    error: ImageError | None = None
+# Seconds before a shard is tried again that the store handed out nothing of; s3fs has tried for a while each time.
+OUTAGE_WAITS = (5.0, 20.0)
 
 
 @dataclass(frozen=True)
@@ -98,6 +93,7 @@ class ShardScorer:
             if settings["engine"] == "int8"
             else None,
         )
+        self._fetcher = Fetcher(self._store)
         self._proved = False
         self._batch_size = batch_size
         self._max_pixels = int(settings["max_pixels"])
@@ -107,7 +103,19 @@ class ShardScorer:
         self._decoders = ThreadPoolExecutor(os.cpu_count()) if gpu and self._learner.decodes_in_threads else None
 
     def run(self, task: int, upcoming: int | None = None) -> PartCounts:
-        """Score one shard and write its part; fetch the first images of the upcoming one while at it."""
+        """Score one shard and write its part; fetch the first images of the upcoming one while at it.
+
+        Raises StoreError when the store hands out nothing, some time after the first try; there is no part then.
+        """
+        for wait in OUTAGE_WAITS:
+            try:
+                return self._score_shard(task, upcoming)
+            except Outage:
+                time.sleep(wait)
+                self._fetcher.hope()
+        return self._score_shard(task, upcoming)
+
+    def _score_shard(self, task: int, upcoming: int | None) -> PartCounts:
         expected, self._expected = self._expected, None
         ordered = expected[1].result() if expected and expected[0] == task else self._order_shard(task)
         rows = []
@@ -123,7 +131,7 @@ class ShardScorer:
 
     def _order(self, batch: list[dict[str, Any]]) -> "list[Future[Prepared] | _Later]":
         """Begin to fetch a batch. With a GPU its images are decoded ahead as well, on the node's cores."""
-        fetched = [self._fetchers.submit(fetch, self._store, image) for image in batch]
+        fetched = [self._fetchers.submit(self._fetcher.read, image) for image in batch]
         if self._decoders is None:
             return [_Later(self._prepare, image, got) for image, got in zip(batch, fetched, strict=True)]
         return [self._decoders.submit(self._prepare, image, got) for image, got in zip(batch, fetched, strict=True)]
@@ -199,24 +207,6 @@ def cut(images: list[dict[str, Any]], most: int) -> list[list[dict[str, Any]]]:
         batches[-1].append(image)
         total += size
     return batches
-
-
-def fetch(store: Store, image: dict[str, Any]) -> Fetched:
-    """Read one image and hold it against the manifest: its size, and its MD5 where the store's etag is one."""
-    try:
-        data = store.fetch(image["uri"])
-    except FileNotFoundError as error:
-        return Fetched(b"", False, ImageError("vanished", f"{type(error).__name__}: it was there when listed"))
-    except PermissionError as error:
-        return Fetched(b"", False, ImageError("denied", f"{type(error).__name__}: {error}"[:300]))
-    except (OSError, StoreError) as error:
-        return Fetched(b"", False, ImageError("unreachable", f"{type(error).__name__}: {error}"[:300]))
-    if image["size"] is not None and len(data) != image["size"]:
-        text = f"listed with {image['size']} bytes, read {len(data)}"
-        return Fetched(data, False, ImageError("changed", text))
-    etag = image["etag"] or ""
-    looks_like_md5 = len(etag) == 32 and not set(etag) - set("0123456789abcdef")
-    return Fetched(data, looks_like_md5 and hashlib.md5(data, usedforsecurity=False).hexdigest() == etag)
 
 
 def outcome(info: LearnerInfo, found: Predictions) -> dict[str, Any]:

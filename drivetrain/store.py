@@ -92,12 +92,23 @@ class Store:
             data: bytes = fs.cat_file(path)
         return data
 
-    def fetch(self, uri: str) -> bytes:
-        """All bytes of one object of very many. As `read`, and raises as it does, for less CPU where that is S3."""
+    def fetch(self, uri: str) -> tuple[bytes, str | None]:
+        """All bytes of one object of very many, and its etag where that is told at no cost.
+
+        As `read`, and raises as it does, for less CPU where the store is S3.
+        """
+        if self.is_local(uri):
+            return self.read(uri), self.about(uri).etag
         fs, path = self._fs(uri)
         bucket, _, key = path.partition("/")
         reader = reader_of(fs, bucket) if "s3" in fs.protocol else None
-        return reader.read(key, lambda: self.read(uri)) if reader else self.read(uri)
+        return (reader and reader.read(key)) or (self.read(uri), None)
+
+    def about(self, uri: str) -> ObjectInfo:
+        """What the store says of an object now. Raises as `read` does."""
+        fs, path = self._fs(uri)
+        with _os_errors():
+            return _info(uri, path, fs.info(path))
 
     def peek(self, uri: str, most: int) -> bytes:
         """The first bytes of an object. Raises as `read` does; unlike a HEAD, a refusal comes with its reason."""
