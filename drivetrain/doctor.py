@@ -282,13 +282,13 @@ def check_score(learner: Any, images: Sequence[bytes], max_pixels: int) -> Findi
     said: list[str] = []
     for data in images:
         try:
-            item, width, height = learner.prepare(data, max_pixels)
+            item, header = learner.prepare(data, max_pixels)
             (found,) = learner.predict([item])
         except ImageError as error:
             found = error
         if not isinstance(found, ImageError):
             answer = _answer(learner.info, found.outputs[0])
-            return Finding("score", "ok", f"an image of {width} x {height} pixels: {answer}")
+            return Finding("score", "ok", f"an image of {header.width} x {header.height} pixels: {answer}")
         said.append(f"{found.reason}: {found}")
     mend = {
         "too_large": "Type   --max-pixels NUMBER   with a larger one",

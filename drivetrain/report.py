@@ -44,6 +44,7 @@ from drivetrain.figures import label_figure, null_figure, thumbnail_figure
 from drivetrain.layout import shipped
 from drivetrain.review import thumbnails
 from drivetrain.run import Commit
+from drivetrain.schema import FLAGS
 from drivetrain.store import Store
 from drivetrain.verdict import Verdict
 
@@ -163,9 +164,11 @@ class FailedShareCalculation(SingleValueCalculation[FailedShare]):
         commit = _page(context)["commit"]
         result = self.result(commit["failed"] / max(1, commit["rows"]))
         by_reason = ", ".join(f"{number} {reason}" for reason, number in commit["reasons"].items()) or "none"
-        result.widget = [
-            text_widget(title="Images that could not be scored", text=f"**{commit['failed']}**: {by_reason}")
-        ]
+        text = f"**{commit['failed']}**: {by_reason}"
+        if commit["flags"]:
+            lost = "; ".join(f"{number:,} {FLAGS[flag]} ({flag})" for flag, number in sorted(commit["flags"].items()))
+            text += f"\n\nScored, with something lost in decoding: {lost}."
+        result.widget = [text_widget(title="Images that could not be scored", text=text)]
         return result
 
     def display_name(self) -> str:
@@ -250,7 +253,8 @@ def _payload(page: Page, rows: pa.Table, store: Store) -> dict[str, Any]:
         "run_id": page.run_id,
         "verdict": page.verdict.record(),
         "drift": page.drift.record() if page.drift else None,
-        "commit": {"rows": page.commit.rows, "failed": page.commit.failed, "reasons": page.commit.reasons},
+        "commit": {"rows": page.commit.rows, "failed": page.commit.failed, "reasons": page.commit.reasons}
+        | {"flags": page.commit.flags},
         "vocab": page.vocab,
         "review": review,
         "held_out": page.held_out,

@@ -7,8 +7,9 @@ once: of two writers the first wins, and the second changes nothing.
 
 import hashlib
 import json
+from collections import Counter
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
@@ -70,15 +71,19 @@ class Commit:
     seconds: float
     scored: int
     finished: str
+    flags: dict[str, int] = field(default_factory=dict)
+    unverified: int = 0
 
 
 @dataclass(frozen=True)
 class PartCounts:
-    """A part's footer: rows, failed rows, and those by reason."""
+    """A part's footer: rows; failed ones, by reason; those with a flag, by flag; those whose bytes have no MD5."""
 
     rows: int
     failed: int
     reasons: dict[str, int]
+    flags: dict[str, int] = field(default_factory=dict)
+    unverified: int = 0
 
 
 def run_id_of(plan: Plan, sha256: str, settings: dict[str, Any]) -> str:
@@ -127,11 +132,10 @@ class Run:
 
     def save_part(self, shard: int, rows: pa.Table) -> PartCounts:
         """Create a shard's part. If another writer was first, its part stands and its counts are returned."""
-        reasons: dict[str, int] = {}
-        for reason in rows["error"].to_pylist():
-            if reason is not None:
-                reasons[reason] = reasons.get(reason, 0) + 1
-        counts = PartCounts(len(rows), sum(reasons.values()), reasons)
+        reasons = Counter(rows["error"].drop_null().to_pylist())
+        flags = Counter(flag for each in rows["flags"].drop_null().to_pylist() for flag in each)
+        unverified = sum(verified is False for verified in rows["verified"].to_pylist())
+        counts = PartCounts(len(rows), reasons.total(), dict(reasons), dict(flags), unverified)
         about = {key: getattr(self.record, key) for key in ("sha256", "vocab", "layer", "settings", "schema")}
         footer = {FOOTER: json.dumps(about | asdict(counts)).encode()}
         rows = rows.replace_schema_metadata(footer)
@@ -152,7 +156,9 @@ class Run:
             raise RunError(
                 f"{self.paths.part(shard)} is damaged: {error}. Delete it and run the same command."
             ) from error
-        return PartCounts(footer.num_rows, about["failed"], about["reasons"])
+        return PartCounts(
+            footer.num_rows, about["failed"], about["reasons"], about.get("flags", {}), about.get("unverified", 0)
+        )
 
     def beat(self, done: int, state: str = "running") -> None:
         """Write the heartbeat."""
@@ -181,22 +187,22 @@ class Run:
             raise RunError(
                 f"The parts hold {rows:,} rows and the manifest {self.record.images:,} images; not committed."
             )
-        reasons: dict[str, int] = {}
-        for each in of_shard.values():
-            for reason, number in each.reasons.items():
-                reasons[reason] = reasons.get(reason, 0) + number
-        failed = sum(reasons.values())
+        reasons: Counter[str] = sum((Counter(each.reasons) for each in of_shard.values()), Counter())
+        flags: Counter[str] = sum((Counter(each.flags) for each in of_shard.values()), Counter())
+        failed = reasons.total()
         record = Commit(
             run_id=self.record.run_id,
             rows=rows,
             failed=failed,
-            reasons=reasons,
+            reasons=dict(reasons),
             parts={f"part-{shard:05d}.parquet": each.rows for shard, each in of_shard.items()},
             max_failed=max_failed,
             too_many_failed=rows > 0 and failed / rows > max_failed,
             seconds=round(seconds, 3),
             scored=scored,
             finished=datetime.now(UTC).isoformat(timespec="seconds"),
+            flags=dict(flags),
+            unverified=sum(each.unverified for each in of_shard.values()),
         )
         self.store.create(self.paths.commit, to_json(asdict(record)))
         closed = self.committed()

@@ -13,6 +13,14 @@ SCHEMA_MAJOR = 1
 
 SPLITS = ("trained", "held_out", "unknown")
 
+FLAGS = {
+    "high_bit_depth": "more than 8 bits a channel, cut to 8",
+    "alpha": "transparency, dropped",
+    "frames": "several frames, the first one taken",
+    "exif_orientation": "to be turned by EXIF, not turned, as in training",
+    "wrong_suffix": "another format than its name says",
+}
+
 MANIFEST = pa.schema(
     [
         pa.field("shard", pa.int32(), nullable=False),

@@ -205,6 +205,8 @@ def result_of(run: Run) -> dict[str, Any]:
         "rows": commit.rows,
         "failed": commit.failed,
         "reasons": commit.reasons,
+        "flags": commit.flags,
+        "unverified": commit.unverified,
         "too_many_failed": commit.too_many_failed,
         "skipped": run.record.skipped,
         "parts": run.paths.parts,

@@ -22,7 +22,7 @@ from drivetrain.errors import ImageError, LearnerError
 from drivetrain.export import LearnerInfo
 from drivetrain.fetch import Fetched, Fetcher, Outage
 from drivetrain.layout import Layout
-from drivetrain.learner import Predictions, open_learner
+from drivetrain.learner import Predictions, flags_of, open_learner
 from drivetrain.run import PartCounts, Run
 from drivetrain.schema import round_mantissa, row_schema
 from drivetrain.store import Store
@@ -153,10 +153,11 @@ class ShardScorer:
             _fail(row, got.error)
             return Prepared(row, None)
         try:
-            item, row["width"], row["height"] = self._learner.prepare(got.data, self._max_pixels)
+            item, header = self._learner.prepare(got.data, self._max_pixels)
         except ImageError as error:
             _fail(row, error)
             return Prepared(row, None)
+        row |= {"width": header.width, "height": header.height, "flags": flags_of(header, image["uri"])}
         return Prepared(row, item)
 
     def _score(self, batch: list[Prepared]) -> list[dict[str, Any]]:

@@ -1,6 +1,7 @@
 """Bytes that suffer between a real S3 server and us are noticed, and an outage is told from a bad image."""
 
 import os
+import zlib
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -23,8 +24,8 @@ DATA = b"an image's bytes " * 100
 def listed(s3: S3Server, number: int, rule: Rule) -> Iterator[tuple[Fetcher, list[dict[str, Any]], Proxy]]:
     """Objects on a real server, as its listing has them, and a fetcher that reads them through a proxy."""
     bucket, store = s3.bucket(), Store(s3.storage)
-    for i in range(number):
-        store.create(f"{bucket}/{i:02}.jpg", DATA + bytes([i]))
+    with ThreadPoolExecutor(16) as pool:
+        list(pool.map(lambda i: store.create(f"{bucket}/{i:04}.jpg", DATA + bytes([i % 256])), range(number)))
     images = [each._asdict() for each in store.find(bucket)]
     with faulty_proxy(s3.endpoint, rule) as proxy:
         yield Fetcher(Store({"s3": {"endpoint_url": proxy.endpoint}}).hasty(3)), images, proxy
@@ -103,7 +104,21 @@ def test_a_store_that_hands_out_nothing_is_an_outage_and_comes_back(s3: S3Server
 
 
 def test_a_closed_prefix_in_an_open_bucket_is_rows(s3: S3Server) -> None:
-    with listed(s3, 30, lambda method, path, nth: "403" if path[-6:] > "00.jpg" else None) as (fetcher, images, _):
+    with listed(s3, 30, lambda method, path, nth: "403" if path[-8:] > "0000.jpg" else None) as (fetcher, images, _):
         found = [fetcher.read(image) for image in images]
     assert found[0].verified
     assert [each.error.reason for each in found[1:] if each.error] == ["denied"] * 29
+
+
+def test_throttling_loses_nothing_and_costs_few_requests(s3: S3Server) -> None:
+    """30 % of all requests get 503, over 2,000 objects."""
+
+    def rule(method: str, path: str, nth: int) -> str | None:
+        return "503" if method == "GET" and zlib.crc32(f"{path} {nth}".encode()) % 10 < 3 else None
+
+    with listed(s3, 2000, rule) as (fetcher, images, proxy), ThreadPoolExecutor(16) as pool:
+        found = list(pool.map(fetcher.read, images))
+        requests = sum(count for (method, _), count in proxy.asked.items() if method == "GET")
+    print(f"{requests / len(images):.2f} requests an object, {sum(each.error is not None for each in found)} lost")
+    assert all(each.verified for each in found)
+    assert requests <= 2 * len(images)

@@ -159,8 +159,8 @@ def test_every_usual_format_is_read(kind: Any, form: str) -> None:
     learner = open_learner(Path(exported.path).read_bytes(), exported.sha256)
     sink = io.BytesIO()
     Image.new("RGB", (64, 48), (200, 30, 30)).save(sink, form)
-    _, width, height = learner.prepare(sink.getvalue(), MAX_PIXELS)
-    assert (width, height) == (64, 48)
+    _, header = learner.prepare(sink.getvalue(), MAX_PIXELS)
+    assert (header.width, header.height, header.form, header.flags) == (64, 48, form, ())
 
 
 def test_a_document_is_no_image(kind: Any) -> None:

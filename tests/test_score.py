@@ -14,10 +14,12 @@ import numpy as np
 import pandas as pd
 import pytest
 from fastai.vision.all import load_learner
+from faulty import faulty_proxy
+from PIL import Image
 from servers import S3Server
 
 from drivetrain import Config, score_images
-from drivetrain.errors import RunError, SettingError, TrustError
+from drivetrain.errors import RunError, SettingError, StoreError, TrustError
 from drivetrain.root import open_root
 from drivetrain.run import Run
 from drivetrain.schema import matrix, row_schema
@@ -102,6 +104,37 @@ def test_md5_is_verified_where_the_store_gives_one(s3: S3Server, exported: learn
     assert rows_of(config, score_images(config)["run_id"])["verified"].all()
 
 
+def test_an_outage_stops_a_run_that_the_same_command_finishes(
+    s3: S3Server, exported: learners.Exported, digits: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A store that fails in the middle of a run once made a committed run of failed rows."""
+    monkeypatch.setattr("drivetrain.shard.OUTAGE_WAITS", (0.0, 0.0))
+    bucket = s3.bucket()
+    images = copied(Config(root=f"{bucket}/root", storage=s3.storage), digits)
+
+    with faulty_proxy(s3.endpoint, lambda method, path, nth: None) as proxy:
+
+        def ends_after_120(method: str, path: str, nth: int) -> str | None:
+            read = sum(count for (how, which), count in proxy.asked.items() if how == "GET" and "/images/" in which)
+            return "403" if "/images/" in path and read > 120 else None
+
+        proxy.rule = ends_after_120
+        through = Config(root=f"{bucket}/root", actors=0, storage={"s3": {"endpoint_url": proxy.endpoint}})
+        config = config_of(exported, through, images=images)
+        store, layout = open_root(config)
+        with pytest.raises(StoreError, match="hands out no image any more: PermissionError"):
+            score_images(config)
+        (run_id,) = store.names(layout.runs)
+        run = Run.find(store, layout, run_id)
+        assert run.committed() is None
+        kept = {name: store.about(f"{run.paths.parts}/{name}") for name in store.names(run.paths.parts)}
+        assert len(kept) == 1, "what was finished before stays"
+        proxy.rule = lambda method, path, nth: None
+        result = score_images(config)
+        assert kept == {name: store.about(f"{run.paths.parts}/{name}") for name in kept}
+    assert (result["rows"], result["failed"]) == (IMAGES, 0)
+
+
 def test_pandas_reads_the_parts_as_they_lie(exported: learners.Exported, digits: Path, tmp_path: Path) -> None:
     config = config_of(exported, Config(root=str(tmp_path / "root"), actors=0), images=str(digits))
     frame = pd.read_parquet(score_images(config)["parts"])
@@ -126,6 +159,20 @@ def test_a_bad_image_is_one_row_and_other_objects_are_counted(exported: learners
     broken = rows.loc[str(folder / "broken.jpg")]
     assert broken["status"] == "failed" and broken["error"] == "undecodable" and broken["probs"] is None
     assert rows.loc[str(folder / "no_suffix"), "status"] == "ok"
+
+
+def test_lossy_decodes_are_flagged_and_counted(exported: learners.Exported, tmp_path: Path) -> None:
+    folder = tmp_path / "images"
+    learners.write_digits(folder, 0, 10)
+    Image.open(folder / "d0000.png").convert("RGBA").save(folder / "clear.png")
+    Image.open(folder / "d0000.png").convert("RGB").save(folder / "named.jpg", "PNG")
+    config = config_of(exported, Config(root=str(tmp_path / "root"), actors=0), images=str(folder))
+    result = score_images(config)
+    assert result["flags"] == {"alpha": 1, "wrong_suffix": 1}
+    assert result["unverified"] == 12, "local files have no MD5"
+    flags = rows_of(config, result["run_id"]).set_index("uri")["flags"].map(list)
+    assert flags[str(folder / "clear.png")] == ["alpha"]
+    assert flags[str(folder / "d0000.png")] == []
 
 
 def test_what_changes_or_goes_after_the_listing_is_told(exported: learners.Exported, tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """The only room that imports fastai, torch and OpenVINO: an exported learner as a scorer of images.
 
     rebuild   which values and networks may come out of a file that was read as data
+    header    what an image file says of itself, and what decoding it will lose
     pixels    from an image's bytes to pixels, as fastai's valid-set transforms do
     recipe    what a learner is made of
     own       fastai's own way, for learners that are vouched for and hold what nobody knows
@@ -13,6 +14,7 @@ Knows tensors. Does not know where an image comes from or where its row goes. Re
 """
 
 from drivetrain.learner.engines import engine_version
+from drivetrain.learner.header import flags_of
 from drivetrain.learner.scorer import ExportedLearner, Predictions, embedding_layer, open_learner
 
-__all__ = ["ExportedLearner", "Predictions", "embedding_layer", "engine_version", "open_learner"]
+__all__ = ["ExportedLearner", "Predictions", "embedding_layer", "engine_version", "flags_of", "open_learner"]

@@ -22,7 +22,7 @@ import numpy.typing as npt
 
 from drivetrain.errors import LearnerError
 from drivetrain.learner.engines import CPU_BATCH, Engine, Floats, OpenVinoEngine, openvino_module
-from drivetrain.learner.pixels import short
+from drivetrain.learner.header import short
 from drivetrain.learner.recipe import Loss
 
 # Computing close calls twice is cheap up to this share of the images; beyond it, this share of the checked images may

@@ -18,7 +18,7 @@ from fastai.basics import Pipeline
 from fastai.learner import Learner, load_learner
 
 from drivetrain.errors import ImageError, LearnerError
-from drivetrain.learner.pixels import look_at_header, short
+from drivetrain.learner.header import Header, look_at_header, short
 from drivetrain.packages import how_to_change, how_to_install, versions
 
 
@@ -106,11 +106,11 @@ class OwnTransforms:
         self._dl.before_iter()
         self._open = Pipeline(transforms[opener:], split_idx=1)
 
-    def prepare(self, data: bytes, max_pixels: int) -> tuple[Any, int, int]:
-        """What fastai's item transforms make of an image, and its width and height. Raises ImageError."""
+    def prepare(self, data: bytes, max_pixels: int) -> tuple[Any, Header]:
+        """What fastai's item transforms make of an image, and its header. Raises ImageError."""
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            _, width, height = look_at_header(data, max_pixels)
+            _, header = look_at_header(data, max_pixels)
             try:
                 image = self._open(data)
             except Exception as error:
@@ -119,7 +119,7 @@ class OwnTransforms:
                 (item,) = self._dl.after_item((image,))
             except Exception as error:
                 raise ImageError("transform", short(error)) from error
-        return item, width, height
+        return item, header
 
     def batch(self, items: Sequence[Any]) -> torch.Tensor:
         """What fastai's batch transforms make of prepared items: (n, channels, height, width)."""

@@ -5,9 +5,7 @@ learner's own item transforms, without their dispatch. Does not know the network
 fastai's own pipelines (`own.py`).
 """
 
-import io
 import math
-import re
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -18,9 +16,8 @@ import numpy.typing as npt
 from PIL import Image
 
 from drivetrain.errors import ImageError
+from drivetrain.learner.header import Header, look_at_header, short
 
-# Pillow opens more than photographs. EPS would call Ghostscript; the others are documents or run codecs of their own.
-FORMATS = ("JPEG", "PNG", "GIF", "BMP", "TIFF", "WEBP", "PPM", "ICO", "TGA", "AVIF", "JPEG2000", "DIB", "PCX")
 _PAD_MODES = {"zeros": "constant", "border": "edge", "reflection": "reflect"}
 
 Size = tuple[int, int]
@@ -127,49 +124,29 @@ class Decoder:
         channels = 3 if self.mode == "RGB" else 1
         return (self.steps[-1].size[1], self.steps[-1].size[0], channels) if self.steps else None
 
-    def prepare(self, data: bytes, max_pixels: int) -> tuple[Pixels, int, int]:
-        """The pixels of one image, and its own width and height. Raises ImageError with the reason why not."""
+    def prepare(self, data: bytes, max_pixels: int) -> tuple[Pixels, Header]:
+        """The pixels of one image, and its header. Raises ImageError with the reason why not."""
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            image, width, height = open_image(data, max_pixels, self.mode)
+            image, header = open_image(data, max_pixels, self.mode)
             try:
                 for step in self.steps:
                     image = step(image)
             except Exception as error:
                 raise ImageError("transform", short(error)) from error
             pixels = np.asarray(image)
-        return pixels if pixels.ndim == 3 else pixels[:, :, None], width, height
+        return pixels if pixels.ndim == 3 else pixels[:, :, None], header
 
 
-def open_image(data: bytes, max_pixels: int, mode: str) -> tuple[Image.Image, int, int]:
+def open_image(data: bytes, max_pixels: int, mode: str) -> tuple[Image.Image, Header]:
     """Decode an image as ``mode``, after a look at its header. Raises ImageError."""
-    image, width, height = look_at_header(data, max_pixels)
+    image, header = look_at_header(data, max_pixels)
     try:
         image.load()
         # Training saw it so: EXIF's orientation ignored, alpha dropped, the first frame of many.
-        return image if image.mode == mode else image.convert(mode), width, height
+        return image if image.mode == mode else image.convert(mode), header
     except Exception as error:
         raise ImageError("undecodable", short(error)) from error
-
-
-def look_at_header(data: bytes, max_pixels: int) -> tuple[Image.Image, int, int]:
-    """An image that is not decoded yet, with its width and height: a file of 400 kB can ask for a gigabyte.
-
-    Raises ImageError: ``empty``, ``too_large`` or ``undecodable``.
-    """
-    if not data:
-        raise ImageError("empty", "the object has no bytes")
-    try:
-        # A format that this build of Pillow lacks makes Image.open fail on every file.
-        image = Image.open(io.BytesIO(data), formats=[name for name in FORMATS if name in Image.OPEN])
-        width, height = image.size
-    except Image.DecompressionBombError as error:
-        raise ImageError("too_large", short(error)) from error
-    except Exception as error:
-        raise ImageError("undecodable", short(error)) from error
-    if width * height > max_pixels:
-        raise ImageError("too_large", f"{width} x {height} pixels; max_pixels is {max_pixels}")
-    return image, width, height
 
 
 def same_shapes(items: Sequence[Any]) -> list[list[int]]:
@@ -178,9 +155,3 @@ def same_shapes(items: Sequence[Any]) -> list[list[int]]:
     for place, item in enumerate(items):
         groups.setdefault(getattr(item, "shape", None), []).append(place)
     return list(groups.values())
-
-
-def short(error: Exception) -> str:
-    """An error in one line that does not change from run to run."""
-    text = re.sub(r"<_io\.BytesIO object at 0x[0-9a-f]+>", "the file", str(error).strip())
-    return f"{type(error).__name__}: {(text.splitlines() or [''])[0][:300]}"

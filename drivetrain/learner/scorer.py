@@ -30,8 +30,9 @@ from drivetrain.learner.engines import (
     converted,
     engine_version,
 )
+from drivetrain.learner.header import Header, short
 from drivetrain.learner.int8 import Decision, Int8Engine, Quality, cosines, make_int8
-from drivetrain.learner.pixels import same_shapes, short
+from drivetrain.learner.pixels import same_shapes
 from drivetrain.learner.recipe import Recipe, recipe_from_data, recipe_from_fastai
 from drivetrain.packages import absent_module
 from drivetrain.pickled import Refused
@@ -185,13 +186,13 @@ class ExportedLearner:
         reason = "" if near else f"OpenVINO differs by {difference:.1e}, least cosine {cosine:.6f}"
         return Proof(len(items), difference, cosine, same, reason)
 
-    def prepare(self, data: bytes, max_pixels: int) -> tuple[Any, int, int]:
-        """Decode one image and run the learner's item transforms: (item, width, height).
+    def prepare(self, data: bytes, max_pixels: int) -> tuple[Any, Header]:
+        """Decode one image and run the learner's item transforms: (item, header).
 
         Raises ImageError with the reason why this image can't be scored.
         """
-        item, width, height = self._front.prepare(data, max_pixels)
-        return item, width, height
+        item, header = self._front.prepare(data, max_pixels)
+        return item, header
 
     def predict(self, items: Sequence[Any]) -> list["Predictions | ImageError"]:
         """Score prepared items: for each, its own Predictions (n = 1) or the ImageError that it caused."""
