@@ -114,9 +114,11 @@ def test_throttling_loses_nothing_and_costs_few_requests(s3: S3Server) -> None:
     """30 % of all requests get 503, over 2,000 objects."""
 
     def rule(method: str, path: str, nth: int) -> str | None:
-        return "503" if method == "GET" and zlib.crc32(f"{path} {nth}".encode()) % 10 < 3 else None
+        return "503" if method == "GET" and zlib.crc32(f"{path[-8:]} {nth}".encode()) % 10 < 3 else None
 
-    with listed(s3, 2000, rule) as (fetcher, images, proxy), ThreadPoolExecutor(16) as pool:
+    with listed(s3, 2000, rule) as (_, images, proxy), ThreadPoolExecutor(16) as pool:
+        # Not hasty: a job's own patience, which asks many more times than a look does.
+        fetcher = Fetcher(Store({"s3": {"endpoint_url": proxy.endpoint}}))
         found = list(pool.map(fetcher.read, images))
         requests = sum(count for (method, _), count in proxy.asked.items() if method == "GET")
     print(f"{requests / len(images):.2f} requests an object, {sum(each.error is not None for each in found)} lost")
