@@ -36,9 +36,14 @@ class Fetched:
 
 
 class Fetcher:
-    """Reads the images of one run. May be used by many threads."""
+    """Reads the images of one run. May be used by many threads.
 
-    def __init__(self, store: Store) -> None:
+    ``readable`` is the uri of an object that could be read a moment ago: it tells a closed prefix from an outage while
+    no image has been read yet.
+    """
+
+    def __init__(self, store: Store, readable: str = "") -> None:
+        self._readable = readable
         self._store, self._lock = store, Lock()
         self._refused, self._other_digests = 0, 0
         self._last_read = ""
@@ -57,9 +62,9 @@ class Fetcher:
         except FileNotFoundError as error:
             return _failed("vanished", f"{type(error).__name__}: it was there when listed")
         except PermissionError as error:
-            return self._refuse(_failed("denied", f"{type(error).__name__}: {error}"[:300]))
+            return self._refuse(image["uri"], _failed("denied", f"{type(error).__name__}: {error}"[:300]))
         except (OSError, StoreError) as error:
-            return self._refuse(_failed("unreachable", f"{type(error).__name__}: {error}"[:300]))
+            return self._refuse(image["uri"], _failed("unreachable", f"{type(error).__name__}: {error}"[:300]))
         self._refused, self._last_read = 0, image["uri"]
         return fetched
 
@@ -101,7 +106,7 @@ class Fetcher:
             return True
         return None if looks_like_md5 and self._other_digests < MOST_OTHER_DIGESTS else False
 
-    def _refuse(self, failed: Fetched) -> Fetched:
+    def _refuse(self, uri: str, failed: Fetched) -> Fetched:
         """Count an image that the store did not hand out; after some in a row, ask it for one that it did."""
         with self._lock:
             if self._outage:
@@ -109,7 +114,9 @@ class Fetcher:
             self._refused += 1
             if self._refused < SUSPICIOUS:
                 return failed
-            if self._last_read and self._answers(self._last_read):
+            same_store = self._store.where(self._readable) == self._store.where(uri)
+            known = self._last_read or (self._readable if self._readable and same_store else "")
+            if known and self._answers(known):
                 self._refused = 0
                 return failed
             self._outage = f"The store hands out no image any more: {failed.error}"

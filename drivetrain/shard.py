@@ -93,7 +93,7 @@ class ShardScorer:
             if settings["engine"] == "int8"
             else None,
         )
-        self._fetcher = Fetcher(self._store)
+        self._fetcher = Fetcher(self._store, self._run.paths.record)
         self._proved = False
         self._batch_size = batch_size
         self._max_pixels = int(settings["max_pixels"])

@@ -110,6 +110,16 @@ def test_a_closed_prefix_in_an_open_bucket_is_rows(s3: S3Server) -> None:
     assert [each.error.reason for each in found[1:] if each.error] == ["denied"] * 29
 
 
+def test_a_closed_prefix_that_comes_first_is_rows_too(s3: S3Server) -> None:
+    """An actor whose first shard was closed once took that for an outage, and the run could never end."""
+    readable = f"{s3.bucket()}/run.json"
+    Store(s3.storage).create(readable, b"{}")
+    with listed(s3, 20, lambda method, path, nth: "403" if path.endswith(".jpg") else None) as (_, images, proxy):
+        fetcher = Fetcher(Store({"s3": {"endpoint_url": proxy.endpoint}}), readable)
+        found = [fetcher.read(image) for image in images]
+    assert [each.error.reason for each in found if each.error] == ["denied"] * 20
+
+
 def test_throttling_loses_nothing_and_costs_few_requests(s3: S3Server) -> None:
     """30 % of all requests get 503, over 2,000 objects."""
 
