@@ -1,10 +1,11 @@
 """The `drivetrain` command, and what `jobs/*.py` call. Thin: read the settings, call one function, print, exit code.
 
 stdout is the result, and its last line is one JSON object; stderr is the log. Exit codes: 0 done, 1 anything that went
-wrong, 2 usage or setting, 3 too many images failed, 4 drift under --fail-on-drift.
+wrong, 2 usage or setting, 3 too many images failed, 4 drift under --fail-on-drift, 143 ended by SIGTERM.
 """
 
 import json
+import signal
 import sys
 import warnings
 from collections.abc import Callable, Sequence
@@ -155,8 +156,17 @@ def _about(learner: dict[str, Any]) -> list[str]:
     return lines + [f"note          {note}" for note in learner["unread"]]
 
 
+class _Terminated(BaseException):
+    """SIGTERM came: whoever works has time to say so."""
+
+
+def _terminate(number: int, frame: object) -> None:
+    raise _Terminated
+
+
 def _guarded(work: Callable[[], int]) -> None:
     """Run a command; errors with a plain message show it and nothing else."""
+    signal.signal(signal.SIGTERM, _terminate)
     try:
         code = work()
     except DrivetrainError as error:
@@ -171,6 +181,9 @@ def _guarded(work: Callable[[], int]) -> None:
     except KeyboardInterrupt:
         click.echo("Stopped. What is finished is kept; the same command goes on.", err=True)
         code = 1
+    except _Terminated:
+        click.echo("Ended by SIGTERM. What is finished is kept; the same command goes on.", err=True)
+        code = 128 + signal.SIGTERM
     sys.exit(code)
 
 

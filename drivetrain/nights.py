@@ -15,15 +15,13 @@ import pyarrow.compute as pc
 from drivetrain.config import Config
 from drivetrain.console import say
 from drivetrain.errors import SettingError
+from drivetrain.heartbeat import OLD, age
 from drivetrain.images import Images, merged, without
 from drivetrain.layout import Layout, PlanPaths, RecordPaths
 from drivetrain.manifest import Plan, check_prefix, find_plan, freeze, list_images, manifest_images
 from drivetrain.root import from_json, open_root
 from drivetrain.run import Run
 from drivetrain.store import Store
-
-# A heartbeat comes every ten seconds; a run silent for longer than this is taken for dead.
-SILENT_MINUTES = 5
 
 
 def plan_night(store: Store, layout: Layout, config: Config) -> Plan:
@@ -138,7 +136,7 @@ def plan_paths(layout: Layout, run: Run) -> PlanPaths:
 
 @dataclass(frozen=True)
 class Night:
-    """One line of the table of nights. ``state``: done, running, dead, planned or missing."""
+    """One line of the table of nights. ``state``: done, running, failed, stopped, dead, planned or missing."""
 
     source: str
     night: str
@@ -213,10 +211,11 @@ def _night(store: Store, layout: Layout, source: str, name: str) -> Night:
 
 
 def _state(store: Store, layout: Layout, source: str, name: str) -> str:
-    """Whether an unfinished night's run still beats."""
-    states = set()
+    """What an unfinished night's run says of itself, the newest of them; dead if it stopped to say anything."""
+    found = []
     for run_id in store.names(layout.runs):
         if run_id.startswith(f"{source}-{name}-") and (status := from_json(store, layout.run(run_id).status)):
-            silent = datetime.now(UTC) - datetime.fromisoformat(status["at"])
-            states.add("running" if silent < timedelta(minutes=SILENT_MINUTES) else "dead")
-    return max(states, default="planned")
+            silent = status["state"] == "running" and age(status) > OLD
+            found.append((status["at"], "dead" if silent else status["state"]))
+    _, state = max(found, default=("", "planned"))
+    return "running" if state == "committed" else state

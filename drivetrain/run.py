@@ -160,12 +160,11 @@ class Run:
             footer.num_rows, about["failed"], about["reasons"], about.get("flags", {}), about.get("unverified", 0)
         )
 
-    def beat(self, done: int, state: str = "running") -> None:
-        """Write the heartbeat."""
+    def beat(self, done: int, state: str = "running", **about: Any) -> None:
+        """Write the heartbeat. ``about``: who writes it, and why it is the last one."""
         now = datetime.now(UTC).isoformat(timespec="seconds")
-        self.store.replace(
-            self.paths.status, to_json({"state": state, "images_done": done, "of": self.record.images, "at": now})
-        )
+        status = {"state": state, "images_done": done, "of": self.record.images, "at": now} | about
+        self.store.replace(self.paths.status, to_json(status))
 
     def committed(self) -> Commit | None:
         """The closing record, or None while the run is not done."""

@@ -18,6 +18,7 @@ from drivetrain.doctor import check_first
 from drivetrain.engine import choose_engine
 from drivetrain.errors import RunError, SettingError
 from drivetrain.export import LearnerInfo
+from drivetrain.heartbeat import beating, refuse_another, wait_for_another
 from drivetrain.images import without
 from drivetrain.layout import Layout
 from drivetrain.manifest import Plan, check_prefix, find_plan, freeze, list_images, manifest_images, read_shard
@@ -26,7 +27,6 @@ from drivetrain.run import Commit, PartCounts, Run, RunRecord, run_id_of
 from drivetrain.schema import SCHEMA_MAJOR
 from drivetrain.store import Store
 
-BEAT_EVERY_SECONDS = 10.0
 # Shards of a manifest that images are taken from to choose an engine.
 SHARDS_TO_SAMPLE = 16
 
@@ -74,7 +74,10 @@ def score_images(config: Config) -> dict[str, Any]:
 def begin_run(
     store: Store, layout: Layout, plan: Plan, info: LearnerInfo, config: Config, rescore_of: str | None = None
 ) -> Run:
-    """Start the run of a plan under a learner, or find the one started before."""
+    """Start the run of a plan under a learner, or find the one started before.
+
+    Raises SettingError when another command scores the plan with other settings at this moment.
+    """
     engine, note = choose_engine(store, layout, config, info, partial(_some_images, store, layout, plan, info.model_id))
     settings = settings_of(config, engine)
     record = RunRecord(
@@ -98,6 +101,7 @@ def begin_run(
         rescore_of=rescore_of,
         engine_note=note,
     )
+    refuse_another(store, layout, record)
     return Run.begin(store, layout, plan.paths(layout).manifest(plan.digest), record)
 
 
@@ -141,27 +145,37 @@ def finish_run(run: Run, config: Config) -> Commit:
     """
     if closed := run.committed():
         return closed
+    wait_for_another(run)
+    if closed := run.committed():
+        return closed
     started = time.monotonic()
     missing = run.missing()
     scored: dict[int, PartCounts] = {}
-    with cluster.connected(config.ray_address, config.actors):
+    done = _done_before(run, missing)
+    with beating(run, done) as heart, cluster.connected(config.ray_address, config.actors):
         numbers = cluster.RunMetrics(run.record.source, run.record.run_id)
-        scored.update(_watched(run, config, missing, numbers))
+        for shard, counts in _watched(run, config, missing, numbers):
+            scored[shard] = counts
+            heart.done += counts.rows
         seconds = time.monotonic() - started
         commit = run.commit(scored, config.max_failed, seconds, sum(each.rows for each in scored.values()))
+        heart.done = commit.rows
         numbers.committed()
-    run.beat(commit.rows, "committed")
     return commit
+
+
+def _done_before(run: Run, missing: list[int]) -> int:
+    """About how many images an earlier command scored."""
+    per_shard = run.record.images / max(1, run.record.shards)
+    return 0 if len(missing) == run.record.shards else int(run.record.images - per_shard * len(missing))
 
 
 def _watched(
     run: Run, config: Config, missing: list[int], numbers: cluster.RunMetrics
 ) -> Iterator[tuple[int, PartCounts]]:
-    """Score shards on actors, with progress, metrics and a heartbeat beside."""
+    """Score shards on actors, with progress and metrics beside."""
     record = run.record
-    per_shard = record.images / max(1, record.shards)
-    done = 0 if len(missing) == record.shards else int(record.images - per_shard * len(missing))
-    if done:
+    if done := _done_before(run, missing):
         say(f"Resuming {record.run_id}: {record.shards - len(missing):,} of {record.shards:,} parts are there.")
     make = partial(
         _scorer,
@@ -173,8 +187,7 @@ def _watched(
         one_thread=config.actors != 0,
         gpu=config.gpus_per_actor > 0,
     )
-    run.beat(done)
-    beaten, waiting = time.monotonic(), len(missing)
+    waiting = len(missing)
     with Counting(f"Scoring {record.source} {record.name}", record.images, done) as progress:
         for shard, counts in cluster.run_tasks(
             make, missing, actors=config.actors, gpus_per_actor=config.gpus_per_actor
@@ -182,9 +195,6 @@ def _watched(
             waiting -= 1
             progress.add(counts.rows, counts.failed)
             numbers.add(counts.rows, counts.failed, waiting)
-            if time.monotonic() - beaten > BEAT_EVERY_SECONDS:
-                run.beat(progress.done)
-                beaten = time.monotonic()
             yield shard, counts
 
 

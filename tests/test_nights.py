@@ -10,10 +10,10 @@ from builders import SHA256, begun, committed, frozen, image, images, listed
 from drivetrain.config import Config
 from drivetrain.errors import SettingError
 from drivetrain.images import Images
+from drivetrain.heartbeat import OLD
 from drivetrain.layout import Layout
 from drivetrain.manifest import Plan, read_manifest
 from drivetrain.nights import (
-    SILENT_MINUTES,
     Night,
     _until,
     latest_record,
@@ -26,6 +26,7 @@ from drivetrain.root import to_json
 from drivetrain.run import Run
 from drivetrain.store import Store
 
+SILENT = OLD.total_seconds() / 60
 NIGHT = date(2026, 1, 10)
 STORE = Store()
 
@@ -377,7 +378,7 @@ def test_a_night_that_was_only_planned_says_so(layout: Layout) -> None:
 
 @pytest.mark.parametrize(
     ("minutes", "state"),
-    [(0, "running"), (SILENT_MINUTES - 1, "running"), (SILENT_MINUTES + 1, "dead"), (9999, "dead")],
+    [(0, "running"), (SILENT - 1, "running"), (SILENT + 1, "dead"), (9999, "dead")],
 )
 def test_a_night_whose_run_fell_silent_is_dead(layout: Layout, minutes: float, state: str) -> None:
     plan = a_plan(layout, yesterday())
