@@ -98,6 +98,10 @@ def address_of(address: str | None) -> str:
         url = str(get_address_for_submission_client(None)).rstrip("/")
     except (OSError, RuntimeError, ValueError, RayError) as error:
         where = address or os.environ.get("RAY_API_SERVER_ADDRESS") or os.environ.get("RAY_ADDRESS") or "this machine"
+        if isinstance(error, AuthenticationError) or "InvalidAuthToken" in str(error):
+            raise SettingError(
+                f"The Ray cluster at {where} does not take our token, or we have none.\nType   {_TOKEN}"
+            ) from None
         raise RunError(f"No Ray cluster at {where}: {_line(error)}\nGive --address http://HEAD:8265") from None
     if not url.startswith(("http://", "https://")):
         raise SettingError(f"{url} is no address of a Ray dashboard.\nGive --address http://HEAD:8265")

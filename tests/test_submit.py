@@ -189,7 +189,8 @@ def test_a_cluster_that_is_gone_ends_the_wait(ray_cluster: RayCluster) -> None:
 def waited(cluster: RayCluster, url: str, job: str) -> str:
     """What is said by a wait that loses patience after 3 s. Ray reads its token once a process."""
     code = (
-        "import sys\nfrom drivetrain import submit\nfrom drivetrain.errors import RunError\nsubmit.ANSWER_SECONDS = 2.0\n"
+        "import sys\nfrom drivetrain import submit\nfrom drivetrain.errors import RunError\n"
+        "submit.ANSWER_SECONDS = 2.0\n"
         "try: submit.reach(sys.argv[1], insecure=False).job(sys.argv[2]).wait(patience=3.0)\n"
         "except RunError as error: print(error)"
     )
@@ -206,9 +207,25 @@ def test_a_wrong_token_and_a_missing_one_are_told_apart(ray_cluster: RayCluster,
     bare = {name: value for name, value in ray_cluster.env.items() if name != "RAY_AUTH_TOKEN"}
     none = submit(world, bare, *words, HOME=str(tmp_path))
     assert wrong.code == 2 and "does not take the token" in wrong.err and "5e1f" not in wrong.err
+    of_gcs = submit(world, ray_cluster.env, *words, RAY_API_SERVER_ADDRESS="", RAY_AUTH_TOKEN="5e1f" * 16)
+    assert of_gcs.code == 2 and "does not take our token" in of_gcs.err and "5e1f" not in of_gcs.err
     for each in (unset, none):
         assert each.code == 2 and "none was sent" in each.err and "RAY_AUTH_MODE=token" in each.err
     assert len(jobs(ray_cluster)) == before
+
+
+def test_the_token_may_lie_in_a_file_and_the_labels_travel(
+    ray_cluster: RayCluster, world: Path, tmp_path: Path
+) -> None:
+    (tmp_path / ".ray").mkdir()
+    (tmp_path / ".ray" / "auth_token").write_text(ray_cluster.token)
+    (world / "labels.csv").write_text("fname,label,is_valid\n")
+    bare = {name: value for name, value in ray_cluster.env.items() if name != "RAY_AUTH_TOKEN"}
+    words = ["reference", "--config", "conf/shop.toml", "--labels", "labels.csv", "--learner", "/no/such.pkl"]
+    done = submit(world, bare, *words, HOME=str(tmp_path))
+    assert done.code == 0, done.err
+    (job,) = (each for each in jobs(ray_cluster) if each["submission_id"] in done.out)
+    assert job["entrypoint"].endswith("--learner /no/such.pkl --config config/shop.toml --labels labels/labels.csv")
 
 
 def test_a_web_server_and_nobody_are_told_apart(world: Path, tmp_path: Path) -> None:
