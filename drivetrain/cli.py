@@ -2,6 +2,7 @@
 
 stdout is the result, and its last line is one JSON object; stderr is the log. Exit codes: 0 done, 1 anything that went
 wrong, 2 usage or setting, 3 too many images failed, 4 drift under --fail-on-drift, 143 ended by SIGTERM.
+`submit --wait` ends with the code of its job.
 """
 
 import json
@@ -23,6 +24,8 @@ SCORING = (
     "engine", "precision", "max_pixels", "max_failed",
 )  # fmt: skip
 JUDGING = ("alpha", "effect_floor", "min_images", "review_size", "seed", "fail_on_drift")
+# The commands that a cluster can be given as jobs, and the keys that each can't do without.
+JOBS: dict[str, Sequence[str]] = {}
 
 
 class _Group(click.Group):
@@ -51,19 +54,18 @@ def _command(
 ) -> None:
     """Make a command whose flags are the config's keys, for a function of the public API."""
 
-    def call(config_file: str | None, json_only: bool, storage: tuple[str, ...], **flags: Any) -> None:
+    def call(json_only: bool, **given: Any) -> None:
         # An argument that is a setting stands for its flag; the others are the function's own.
-        named = {each: flags.pop(each) for each in arguments if each not in Config.model_fields}
-        flags = {key: value for key, value in flags.items() if value not in (None, (), False)}
+        named = {each: given[each] for each in arguments if each not in Config.model_fields}
 
         def work() -> int:
-            config = Config.load(config_file, **flags, storage=parse_storage(storage))
-            # Before the story is imported, which takes seconds.
-            config.need(*needs)
+            config = _settings(given, needs)
             return _told(getattr(drivetrain, story)(config, **named), config, json_only)
 
         _guarded(work)
 
+    if group is main:
+        JOBS[name] = needs
     options: list[click.Parameter] = [click.Argument([argument]) for argument in arguments]
     options += [_option(key) for key in keys]
     options += [
@@ -71,6 +73,17 @@ def _command(
         click.Option(["--json", "json_only"], is_flag=True, help="Print the JSON object alone."),
     ]
     group.add_command(click.Command(name, callback=call, params=options, help=text, short_help=text))
+
+
+def _settings(given: dict[str, Any], needs: Sequence[str]) -> Config:
+    """The settings that a command line amounts to, with its config file."""
+    flags = {
+        key: value for key, value in given.items() if key in Config.model_fields and value not in (None, (), False)
+    }
+    config = Config.load(given["config_file"], **flags | {"storage": parse_storage(given["storage"])})
+    # Before the story is imported, which takes seconds.
+    config.need(*needs)
+    return config
 
 
 def _option(key: str) -> click.Option:
@@ -301,6 +314,37 @@ def ui(root: str | None, storage: tuple[str, ...], config_file: str | None, port
 
         store, layout = open_root(Config.load(config_file, root=root, storage=parse_storage(storage)), existing=True)
         return serve(layout.workspace, port, store)
+
+    _guarded(work)
+
+
+@main.command("submit", context_settings={"allow_interspersed_args": False})
+@click.option(
+    "--address",
+    help="The head's dashboard; by default RAY_API_SERVER_ADDRESS, RAY_ADDRESS, or a cluster on this machine."
+    "  E.g. --address http://127.0.0.1:8265",
+)
+@click.option("--wait", is_flag=True, help="Show the job's log and end with its exit code (1 if it was stopped).")
+@click.option("--insecure", is_flag=True, help="Submit to a cluster that asks nobody for a token.")
+@click.argument("job", metavar="COMMAND [FLAGS]...", nargs=-1, type=click.UNPROCESSED, required=True)
+@click.pass_context
+def submit(context: click.Context, address: str | None, wait: bool, insecure: bool, job: tuple[str, ...]) -> None:
+    """Run another command as a job of a Ray cluster; its config file and labels file travel with it."""
+    command, *flags = job
+    if command not in JOBS:
+        raise click.UsageError(f"{command!r} can't be submitted. {nearest(command, JOBS)}", context)
+    # click takes out of a list what it has read.
+    given = main.commands[command].make_context(command, list(flags), parent=context.parent).params
+
+    def work() -> int:
+        config = _settings(given, JOBS[command])
+        from drivetrain.submit import submit_command
+
+        started = submit_command([command, *flags], config, given["config_file"], address=address, insecure=insecure)
+        if wait:
+            return started.wait()
+        click.echo(json.dumps({"submission_id": started.id, "address": started.cluster.url}))
+        return 0
 
     _guarded(work)
 

@@ -1,4 +1,4 @@
-"""The only room that imports Ray. It knows tasks, actors and metrics, and it knows no image.
+"""The door to Ray's tasks, actors and metrics (`submit` is the one to its jobs). It knows no image.
 
 A task is a number; a worker turns it into a result. Tasks are done at least once: whatever a worker writes must be
 harmless when written twice. An actor that dies is replaced and its task tried again, up to MAX_ATTEMPTS times; an
@@ -9,8 +9,10 @@ process, in order: for debugging, and for tests of everything but Ray.
 import logging
 import os
 import re
+import signal
 import subprocess
 import sys
+import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
@@ -21,9 +23,12 @@ import ray
 from ray.util import metrics
 
 from drivetrain.console import say
+from drivetrain.dashboard import OPEN_MEANS, open_to_others
 from drivetrain.errors import DrivetrainError, RunError
 
 MAX_ATTEMPTS = 3
+DASHBOARD_SECONDS = 2.0
+MEND_OPEN = "Start every node under RAY_AUTH_MODE=token (cluster.yaml shows it)."
 _ANSI = re.compile(r"\x1b\[[0-9;]*m")
 
 Result = TypeVar("Result", covariant=True)
@@ -90,17 +95,35 @@ def connected(address: str | None, actors: int | None) -> Iterator[None]:
     extra: dict[str, Any] = {"include_dashboard": False} if own else {"address": address or "auto"}
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     where = address or os.environ.get("RAY_ADDRESS") or "this machine"
+    on_sigterm = signal.getsignal(signal.SIGTERM)
     try:
-        ray.init(log_to_driver=False, logging_level=logging.ERROR, **extra)
+        found = ray.init(log_to_driver=False, logging_level=logging.ERROR, **extra)
     except (ConnectionError, RuntimeError, ValueError, ray.exceptions.AuthenticationError) as error:
         raise RunError(
             f"No Ray cluster at {where}: {str(error).splitlines()[0]}\n"
             "If the cluster asks for a token, set RAY_AUTH_MODE=token, and RAY_AUTH_TOKEN or ~/.ray/auth_token."
         ) from None
+    if threading.current_thread() is threading.main_thread():
+        # Ray put its own in place, which ends the process without a word.
+        signal.signal(signal.SIGTERM, on_sigterm)
+    if found.dashboard_url and not own:
+        _say_if_open(f"http://{found.dashboard_url}")
     try:
         yield
     finally:
         ray.shutdown()
+
+
+def _say_if_open(url: str) -> None:
+    """Warn of a cluster that takes jobs from anyone. A dashboard that hangs does not hold up the work."""
+
+    def ask() -> None:
+        if open_to_others(url, DASHBOARD_SECONDS):
+            say(f"Warning: the Ray cluster's dashboard at {url} asks for no token: {OPEN_MEANS}. {MEND_OPEN}")
+
+    asking = threading.Thread(target=ask, daemon=True)
+    asking.start()
+    asking.join(DASHBOARD_SECONDS)
 
 
 def look(address: str, seconds: float) -> str:

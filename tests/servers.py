@@ -67,7 +67,7 @@ class S3Server:
 
 @dataclass(frozen=True)
 class RayCluster:
-    """A Ray head that asks for a token. ``env`` is the whole environment for a process that may use the cluster.
+    """A Ray head, asking for a token if it has one. ``env`` is the whole environment for a process that may use it.
 
     ``address`` is for ray.init and ``dashboard`` for `ray job submit`; ``env`` names both, so that neither command
     needs an option. The cluster was started with the same environment: its jobs see the same credentials.
@@ -130,18 +130,24 @@ def s3_server(access_key: str, secret_key: str) -> Iterator[S3Server]:
 
 
 @contextmanager
-def ray_head(cpus: int = 2) -> Iterator[RayCluster]:
-    """Run a Ray head with token authentication; metrics reach its Prometheus endpoint every second."""
+def ray_head(cpus: int = 2, *, asks_token: bool = True) -> Iterator[RayCluster]:
+    """Run a Ray head with token authentication; metrics reach its Prometheus endpoint every second.
+
+    One that asks for no token listens to loopback alone as well, or the tests would open this machine to its network.
+    Its drivers are told that its dashboard stands at 0.0.0.0, which leads there and is no address of loopback.
+    """
     gcs, dashboard, agent, agent_grpc, runtime_env, metrics, client = free_ports(7)
-    token = secrets.token_hex(32)
+    token = secrets.token_hex(32) if asks_token else ""
     env = os.environ | {
         # The jobs' `python` is the one that runs the tests.
         "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', os.defpath)}",
-        "RAY_AUTH_MODE": "token",
+        "RAY_AUTH_MODE": "token" if asks_token else "disabled",
         "RAY_AUTH_TOKEN": token,
         "RAY_USAGE_STATS_ENABLED": "0",
         "RAY_metrics_report_interval_ms": "1000",
     }
+    if not asks_token:
+        env["RAY_OVERRIDE_DASHBOARD_URL"] = f"http://0.0.0.0:{dashboard}"
     env.pop("RAY_ADDRESS", None)  # `ray start --head` refuses to run beside an address
     # Sockets live below this folder, and the path of a socket holds 107 bytes: no deep TMPDIR, no pytest folder.
     with _folder("/tmp") as folder, ExitStack() as stack:
@@ -154,7 +160,7 @@ def ray_head(cpus: int = 2) -> Iterator[RayCluster]:
         command += [f"--temp-dir={folder}", "--disable-usage-stats"]
         process = stack.enter_context(running(command, folder / "log", env))
         url = f"http://127.0.0.1:{dashboard}"
-        header = {"Authorization": f"Bearer {token}"}
+        header = {"Authorization": f"Bearer {token}"} if token else {}
         process.wait_until(lambda: json.loads(fetch(f"{url}/api/jobs/", header)) == [], "lists its jobs", 120)
         # The agent that starts jobs and serves metrics comes up last.
         process.wait_until(lambda: answers(f"http://127.0.0.1:{metrics}/metrics"), "serves metrics", 120)

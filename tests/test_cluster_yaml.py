@@ -86,6 +86,8 @@ FAULTS = {
     "a dashboard by default": ("--dashboard-host=127.0.0.1 ", "", "only the head itself"),
     "a head without a token": (f"{TOKEN_MODE}ray start --head", "ray start --head", "starts without a token"),
     "workers without a token": (f"{TOKEN_MODE}ray start --address", "ray start --address", "starts without a token"),
+    "a job without a token": ("export RAY_AUTH_MODE=token RAY_API", "export RAY_API", "submitted with a token"),
+    "no token to begin with": ("ray get-auth-token --generate", "ray get-auth-token", "a token is made first"),
     "a token that stays at home": ("  /home/ubuntu/.ray/auth_token: ~/.ray/auth_token\n", "", "the token must travel"),
     "a token in the file": ("export RAY_AUTH_MODE=token;", "export RAY_AUTH_TOKEN=5e1f;", "without a token"),
     "a token beside the mode": ("RAY_AUTH_MODE=token;", "RAY_AUTH_MODE=token; RAY_AUTH_TOKEN=5e1f;", "in a variable"),
@@ -127,6 +129,7 @@ def check(text: str) -> None:
     check_rights(config, text, head, worker)
     check_installation(config, text)
     check_doors(config)
+    check_submission(text)
     check_no_secrets(text)
 
 
@@ -197,6 +200,14 @@ def check_doors(config: dict[str, Any]) -> None:
         assert "--metrics-export-port=8080" in start, "Prometheus finds every node's numbers at one port"
     (head,) = (start for start in starts if "--head" in start)
     assert "--dashboard-host=127.0.0.1 " in head, "only the head itself reaches its dashboard"
+
+
+def check_submission(text: str) -> None:
+    shown = re.search(r"^#   export (.*)\n#   drivetrain submit --wait ", text, re.MULTILINE)
+    assert shown and "RAY_AUTH_MODE=token" in shown[1].split(), "jobs are submitted with a token"
+    assert re.search(r"^#.*RAY_AUTH_MODE=token ray get-auth-token --generate && chmod 600", text, re.MULTILINE), (
+        "a token is made first"
+    )
 
 
 def check_no_secrets(text: str) -> None:

@@ -46,9 +46,7 @@ def status_of(run: Run) -> dict[str, Any]:
         (SystemExit(15), "stopped", ""),
     ],
 )
-def test_the_last_beat_says_how_it_ended(
-    error: BaseException | None, state: str, why: str, tmp_path: Path
-) -> None:
+def test_the_last_beat_says_how_it_ended(error: BaseException | None, state: str, why: str, tmp_path: Path) -> None:
     run = a_run(tmp_path)
     caught: BaseException | None = None
     try:

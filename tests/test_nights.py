@@ -9,8 +9,8 @@ from builders import SHA256, begun, committed, frozen, image, images, listed
 
 from drivetrain.config import Config
 from drivetrain.errors import SettingError
-from drivetrain.images import Images
 from drivetrain.heartbeat import OLD
+from drivetrain.images import Images
 from drivetrain.layout import Layout
 from drivetrain.manifest import Plan, read_manifest
 from drivetrain.nights import (

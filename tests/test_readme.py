@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 
 import drivetrain
-from drivetrain.cli import main
+from drivetrain.cli import JOBS, main
 from drivetrain.config import Config
 from drivetrain.reference import read_labels
 
@@ -44,6 +44,12 @@ def test_every_command_line_names_a_command_and_flags_that_exist() -> None:
                 if job:
                     assert (HERE / word).exists()
                 rest = rest[: rest.index(">>")] if ">>" in rest else rest
+                if command == "submit":
+                    inner = next(each for each in rest if each in JOBS)
+                    assert set(rest[: rest.index(inner)]) >= {"--wait"}
+                    unknown = {each for each in rest[: rest.index(inner)] if each.startswith("--")} - flags_of(command)
+                    assert not unknown, (command, unknown)
+                    command, rest = inner, rest[rest.index(inner) :]
                 unknown = {each for each in rest if each.startswith("--")} - flags_of(command)
                 assert not unknown, (command, unknown)
                 seen.add(command)
@@ -71,7 +77,7 @@ def test_the_cron_line_is_one_that_cron_takes() -> None:
     minute, hour, day, month, weekday, command = line.split(maxsplit=5)
     assert (minute, hour, day, month, weekday) == ("0", "2", "*", "*", "*")
     assert "%" not in command, "cron takes % for a new line"
-    assert "RAY_AUTH_MODE=token ray job submit" in command and "jobs/nightly.py --config drivetrain.toml" in command
+    assert "RAY_AUTH_MODE=token drivetrain submit" in command and "--wait nightly --config drivetrain.toml" in command
 
 
 @pytest.mark.slow
