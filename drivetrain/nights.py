@@ -215,7 +215,7 @@ def _state(store: Store, layout: Layout, source: str, name: str) -> str:
     found = []
     for run_id in store.names(layout.runs):
         if run_id.startswith(f"{source}-{name}-") and (status := from_json(store, layout.run(run_id).status)):
-            silent = status["state"] == "running" and age(status) > OLD
-            found.append((status["at"], "dead" if silent else status["state"]))
-    _, state = max(found, default=("", "planned"))
-    return "running" if state == "committed" else state
+            # Committed, and still to be judged: that has no heartbeat of its own.
+            state = "running" if status["state"] == "committed" else status["state"]
+            found.append((status["at"], "dead" if state == "running" and age(status) > OLD else state))
+    return max(found, default=("", "planned"))[1]
