@@ -4,6 +4,9 @@ A task is a number; a worker turns it into a result. Tasks are done at least onc
 harmless when written twice. An actor that dies is replaced and its task tried again, up to MAX_ATTEMPTS times; an
 exception that a worker raises is a wrong setting or a bug and ends the work at once. 0 actors do everything in this
 process, in order: for debugging, and for tests of everything but Ray.
+
+A task that ended its actor is done again step by step, and the actor says before each step which one it is: the step
+that ends two actors more is left out. So one image can't stop a run, and costs three actors.
 """
 
 import logging
@@ -17,6 +20,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
 
 import ray
@@ -26,7 +30,10 @@ from drivetrain.console import say
 from drivetrain.dashboard import OPEN_MEANS, open_to_others
 from drivetrain.errors import DrivetrainError, RunError
 
+# Deaths of a task's actors that no step explains.
 MAX_ATTEMPTS = 3
+# With more of them in one task it is the machine that ends actors, and not what they work on.
+MOST_FATAL_STEPS = 16
 DASHBOARD_SECONDS = 2.0
 MEND_OPEN = "Start every node under RAY_AUTH_MODE=token (cluster.yaml shows it)."
 _ANSI = re.compile(r"\x1b\[[0-9;]*m")
@@ -41,6 +48,15 @@ class Worker(Protocol[Result]):
         """Do one task. ``upcoming`` is most likely the next one: what it needs may be fetched already."""
         ...
 
+    def steps(
+        self, task: int, first: int | None, without: frozenset[int]
+    ) -> Iterator[tuple[int | None, Result | None]]:
+        """Do one task step by step: (step, None) before each step, (None, result) at the end.
+
+        The step ``first`` comes first, to see soon whether it was it; those in ``without`` are left out.
+        """
+        ...
+
 
 class _Actor:
     """A worker on its own process. Making the worker waits for the first task, so that its errors come back."""
@@ -49,10 +65,34 @@ class _Actor:
         self._make = make
         self._worker: Worker[Any] | None = None
 
-    def run(self, task: int, upcoming: int | None) -> Any:
+    def _made(self) -> Worker[Any]:
         if self._worker is None:
             self._worker = self._make()
-        return self._worker.run(task, upcoming)
+        return self._worker
+
+    def run(self, task: int, upcoming: int | None) -> Any:
+        return self._made().run(task, upcoming)
+
+    def steps(self, task: int, first: int | None, without: frozenset[int]) -> Iterator[Any]:
+        yield from self._made().steps(task, first, without)
+
+
+@dataclass
+class _Trouble:
+    """What is known of a task that ended its actor: the step it was at, and the steps that are to blame."""
+
+    at: int | None = None
+    suspect: int | None = None
+    fatal: frozenset[int] = frozenset()
+    unexplained: int = 0
+
+    def died(self) -> None:
+        """An actor died at the step ``at``, None if at no known one."""
+        if self.at is not None and self.at == self.suspect:
+            self.fatal, self.suspect, self.unexplained = self.fatal | {self.at}, None, 0
+        else:
+            self.suspect, self.unexplained = self.at, self.unexplained + 1
+        self.at = None
 
 
 class _Queue:
@@ -182,44 +222,64 @@ def run_tasks(
         return
     wanted = min(actors or default_actors(gpus_per_actor), len(queue.waiting))
     remote = ray.remote(num_cpus=1, num_gpus=gpus_per_actor, max_restarts=0, max_task_retries=0)(_Actor)
-    attempts: dict[int, int] = {}
+    troubles: dict[int, _Trouble] = {}
     busy: dict[Any, tuple[Any, int]] = {}
     try:
         for _ in range(wanted):
-            _hand_out(remote.remote(make), queue, busy)
+            _hand_out(remote.remote(make), queue, busy, troubles)
         while busy:
             ready, _ = ray.wait(list(busy), num_returns=1)
-            actor, task = busy.pop(ready[0])
+            actor, task = busy[ready[0]]
             try:
-                result = ray.get(ready[0])
+                step, result = _received(ready[0])
             except ray.exceptions.RayTaskError as error:
                 raise _cause(error) from None
             except ray.exceptions.RayError as error:
                 queue.give_back(actor)
-                _retry(task, attempts, queue.waiting, error)
+                _retry(task, troubles.setdefault(task, _Trouble()), queue.waiting, error)
                 actor = remote.remote(make)
             else:
+                if step is not None:
+                    troubles[task].at = step
+                    continue
                 yield task, result
-            _hand_out(actor, queue, busy)
+            del busy[ready[0]]
+            _hand_out(actor, queue, busy, troubles)
     finally:
         for actor, _ in busy.values():
             ray.kill(actor)
 
 
-def _hand_out(actor: Any, queue: _Queue, busy: dict[Any, tuple[Any, int]]) -> None:
-    if given := queue.take(actor):
-        busy[actor.run.remote(*given)] = (actor, given[0])
+def _received(ready: Any) -> tuple[int | None, Any]:
+    """What came from an actor: (step, None) or (None, result)."""
+    if isinstance(ready, ray.ObjectRefGenerator):
+        received: tuple[int | None, Any] = ray.get(next(ready))
+        return received
+    return None, ray.get(ready)
 
 
-def _retry(task: int, attempts: dict[int, int], waiting: deque[int], error: Exception) -> None:
+def _hand_out(actor: Any, queue: _Queue, busy: dict[Any, tuple[Any, int]], troubles: dict[int, _Trouble]) -> None:
+    if not (given := queue.take(actor)):
+        return
+    task, upcoming = given
+    if trouble := troubles.get(task):
+        # The actor waits before a step until the driver knows which one it is.
+        steps = actor.steps.options(num_returns="streaming", _generator_backpressure_num_objects=1)
+        busy[steps.remote(task, trouble.suspect, trouble.fatal)] = (actor, task)
+    else:
+        busy[actor.run.remote(task, upcoming)] = (actor, task)
+
+
+def _retry(task: int, trouble: _Trouble, waiting: deque[int], error: Exception) -> None:
     lines = _ANSI.sub("", str(error)).strip().splitlines()
     if getattr(error, "actor_init_failed", False):
         raise RunError(f"No actor can start: {lines[-1]}\nIs drivetrain installed on every node of the cluster?")
-    attempts[task] = attempts.get(task, 0) + 1
+    trouble.died()
     first_line = lines[0]
-    if attempts[task] >= MAX_ATTEMPTS:
+    if trouble.unexplained >= MAX_ATTEMPTS or len(trouble.fatal) > MOST_FATAL_STEPS:
+        times = f"{MAX_ATTEMPTS} times" if not trouble.fatal else f"at {len(trouble.fatal)} images and more"
         raise RunError(
-            f"Shard {task} ended its actor {MAX_ATTEMPTS} times; the last time: {first_line}\n"
+            f"Shard {task} ended its actor {times}; the last time: {first_line}\n"
             "Everything finished so far is kept. Give actors more memory (fewer --actors) and run the same command."
         )
     say(f"An actor died on shard {task} ({first_line}); trying again on a new one.")

@@ -30,6 +30,8 @@ from drivetrain.store import Store
 FETCHERS = 16
 # Two batches of images are in memory at a time, whatever their size.
 BATCH_BYTES = 64 * 1024**2
+# Of an image that ends its process: in its batch, after the images before it, and as the first one of all.
+MAX_ATTEMPTS = 3
 # Seconds before a shard is tried again that the store handed out nothing of; s3fs has tried for a while each time.
 OUTAGE_WAITS = (5.0, 20.0)
 
@@ -115,14 +117,40 @@ class ShardScorer:
                 self._fetcher.hope()
         return self._score_shard(task, upcoming)
 
+    def steps(
+        self, task: int, first: int | None, without: frozenset[int]
+    ) -> Iterator[tuple[int | None, PartCounts | None]]:
+        """Score one shard image by image, and say before each which one of the shard it is: one of them ends processes.
+
+        The images in ``without`` are not looked at again, and get the reason ``crashed``.
+        """
+        images = self._run.shard(task).to_pylist()
+        rows: dict[int, dict[str, Any]] = {}
+        for step in sorted(range(len(images)), key=lambda step: (step != first, step)):
+            if step in without:
+                rows[step] = self._crashed(images[step])
+                continue
+            yield step, None
+            arriving: Future[Fetched] = self._fetchers.submit(self._fetcher.read, images[step])
+            (rows[step],) = self._score([self._prepare(images[step], arriving)])
+        yield None, self._save(task, [rows[step] for step in range(len(images))])
+
+    def _crashed(self, image: dict[str, Any]) -> dict[str, Any]:
+        row = self._blank(image, Fetched(b"", False))
+        _fail(row, ImageError("crashed", "the process that scored it ended, three times"))
+        return row | {"attempts": MAX_ATTEMPTS}
+
+    def _save(self, shard: int, rows: list[dict[str, Any]]) -> PartCounts:
+        schema = row_schema(self._run.record.embedding_size)
+        return self._run.save_part(shard, pa.Table.from_pylist(rows, schema=schema))
+
     def _score_shard(self, task: int, upcoming: int | None) -> PartCounts:
         expected, self._expected = self._expected, None
         ordered = expected[1].result() if expected and expected[0] == task else self._order_shard(task)
         rows = []
         for batch in self._batches(ordered, upcoming):
             rows.extend(self._score(batch))
-        schema = row_schema(self._run.record.embedding_size)
-        return self._run.save_part(task, pa.Table.from_pylist(rows, schema=schema))
+        return self._save(task, rows)
 
     def _order_shard(self, shard: int) -> _Ordered:
         """Read a shard's manifest, cut it into batches, and begin to fetch the first."""

@@ -20,6 +20,8 @@ class Doubling:
     dies_on: tuple[int, ...] = ()
     dies_times: int = 1
     refuses: int | None = None
+    dies_at: tuple[tuple[int, int], ...] = ()
+    unlucky_at: tuple[tuple[int, int], ...] = ()
 
     def run(self, task: int, upcoming: int | None) -> int:
         tried = len(list(self.folder.glob(f"{task}-*")))
@@ -28,7 +30,22 @@ class Doubling:
             os._exit(1)
         if task == self.refuses:
             raise LearnerError("this learner can't be served")
+        if any(task == of for of, _ in self.dies_at + self.unlucky_at):
+            os._exit(1)
         return 2 * task
+
+    def steps(self, task: int, first: int | None, without: frozenset[int]) -> Iterator[tuple[int | None, int | None]]:
+        """Ten steps. Dies at those of ``dies_at``, and once at those of ``unlucky_at``."""
+        if task in self.dies_on:
+            yield None, self.run(task, None)
+            return
+        for step in sorted(set(range(10)) - without, key=lambda step: (step != first, step)):
+            yield step, None
+            tried = self.folder / f"{task}.{step}.{len(list(self.folder.glob(f'{task}.{step}.*')))}"
+            tried.touch()
+            if (task, step) in self.dies_at or ((task, step) in self.unlucky_at and tried.suffix == ".0"):
+                os._exit(1)
+        yield None, 2 * task - len(without)
 
 
 @pytest.fixture(scope="module")
@@ -92,6 +109,29 @@ def test_a_task_that_always_kills_its_actor_ends_the_run_with_a_plain_message(ra
     with pytest.raises(RunError, match="Shard 2 ended its actor 3 times"):
         list(cluster.run_tasks(make, range(4), actors=2))
     assert len(list(tmp_path.glob("2-*"))) == cluster.MAX_ATTEMPTS
+
+
+@pytest.mark.slow
+def test_steps_that_end_their_actor_twice_are_left_out_and_no_others(
+    ray: None, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Step 4 of task 1 and the steps 0 and 9 of task 2 always end their actor; step 7 of task 3 was unlucky once."""
+    make = partial(Doubling, tmp_path, dies_at=((1, 4), (2, 0), (2, 9)), unlucky_at=((3, 7),))
+    done = dict(cluster.run_tasks(make, range(5), actors=2))
+    assert done == {0: 0, 1: 2 - 1, 2: 4 - 2, 3: 6 - 0, 4: 8}
+    tries = {fatal: len(list(tmp_path.glob(f"{fatal}.*"))) for fatal in ("1.4", "2.0", "2.9")}
+    # Once more before, with all the others of its task.
+    assert tries == dict.fromkeys(tries, 2)
+    deaths = capsys.readouterr().err.count("An actor died")
+    assert deaths == (1 + 2) + (1 + 2 + 2) + (1 + 1)
+    print(f"3 fatal steps found by {deaths - 2} dead actors; each was tried 3 times")
+
+
+@pytest.mark.slow
+def test_a_machine_that_ends_actors_anywhere_is_not_taken_for_bad_images(ray: None, tmp_path: Path) -> None:
+    make = partial(Doubling, tmp_path, unlucky_at=tuple((2, step) for step in range(10)))
+    with pytest.raises(RunError, match="Shard 2 ended its actor 3 times"):
+        list(cluster.run_tasks(make, range(4), actors=1))
 
 
 @pytest.mark.slow

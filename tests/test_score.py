@@ -1,5 +1,7 @@
 """Scoring on a folder, in memory and on S3, with and without Ray: each image one row, and nothing done twice."""
 
+import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -23,6 +25,7 @@ from drivetrain.errors import RunError, SettingError, StoreError, TrustError
 from drivetrain.root import open_root
 from drivetrain.run import Run
 from drivetrain.schema import matrix, row_schema
+from drivetrain.shard import ShardScorer
 from drivetrain.store import Store
 
 pytestmark = pytest.mark.slow
@@ -159,6 +162,41 @@ def test_a_bad_image_is_one_row_and_other_objects_are_counted(exported: learners
     broken = rows.loc[str(folder / "broken.jpg")]
     assert broken["status"] == "failed" and broken["error"] == "undecodable" and broken["probs"] is None
     assert rows.loc[str(folder / "no_suffix"), "status"] == "ok"
+
+
+class EndedByImages(ShardScorer):
+    """Decoding these ends the process, as a bug in a codec would."""
+
+    def _prepare(self, image: dict[str, Any], arriving: Any) -> Any:
+        if image["uri"].endswith("fatal.png"):
+            os.kill(os.getpid(), signal.SIGSEGV)
+        return super()._prepare(image, arriving)
+
+
+def test_an_image_that_ends_its_process_is_one_row_and_the_others_are_what_they_are(
+    exported: learners.Exported, digits: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    images = tmp_path / "images"
+    shutil.copytree(digits, images)
+    some = sorted(images.iterdir())
+    fatal = [shutil.copy(some[at], some[at].with_suffix(".fatal.png")) for at in (0, 70, 71)]
+    place = Config(root=str(tmp_path / "root"), actors=2)
+    config = config_of(exported, place, images=str(images), max_failed=0.5)
+    monkeypatch.setattr("drivetrain.score._scorer", EndedByImages)
+    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent))
+    result = score_images(config)
+    assert (result["rows"], result["failed"], result["reasons"]) == (IMAGES + 3, 3, {"crashed": 3})
+    rows = rows_of(config, result["run_id"]).set_index("uri")
+    assert rows.index.is_unique and set(rows.index[rows["error"] == "crashed"]) == {str(path) for path in fatal}
+    assert (rows.loc[rows["error"] == "crashed", "attempts"] == 3).all()
+    print("3 images that end their process: 3 rows after 3 attempts each, 150 others scored")
+    monkeypatch.undo()
+    unharmed = config.model_copy(update={"root": str(tmp_path / "unharmed"), "images": str(digits), "actors": 0})
+    expected = rows_of(unharmed, score_images(unharmed)["run_id"]).set_index("uri")
+    same = rows.drop(index=[str(path) for path in fatal]).rename(index=lambda uri: str(digits / Path(uri).name))
+    np.testing.assert_allclose(
+        np.stack(same.sort_index()["probs"]), np.stack(expected.sort_index()["probs"]), atol=1e-6
+    )
 
 
 def test_lossy_decodes_are_flagged_and_counted(exported: learners.Exported, tmp_path: Path) -> None:

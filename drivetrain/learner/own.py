@@ -118,7 +118,7 @@ class OwnTransforms:
             try:
                 (item,) = self._dl.after_item((image,))
             except Exception as error:
-                raise ImageError("transform", short(error)) from error
+                raise ImageError("learner", short(error)) from error
         return item, header
 
     def batch(self, items: Sequence[Any]) -> torch.Tensor:

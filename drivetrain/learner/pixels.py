@@ -133,7 +133,7 @@ class Decoder:
                 for step in self.steps:
                     image = step(image)
             except Exception as error:
-                raise ImageError("transform", short(error)) from error
+                raise ImageError("learner", short(error)) from error
             pixels = np.asarray(image)
         return pixels if pixels.ndim == 3 else pixels[:, :, None], header
 

@@ -211,7 +211,7 @@ class ExportedLearner:
                 try:
                     _put(results, [i], self._forward(self._engine, [items[i]]))
                 except Exception as error:
-                    results[i] = ImageError("model", short(error))
+                    results[i] = ImageError("learner", short(error))
 
     def _forward(self, engine: Engine, items: Sequence[Any]) -> Predictions:
         batch = self._own.batch(items) if self._own else np.stack(items)
