@@ -212,7 +212,7 @@ _command(
     "Score every image below a prefix.",
     "score_images",
     needs=("root", "learner", "images"),
-    keys=(*COMMON, *SCORING, "name"),
+    keys=(*COMMON, *SCORING, "name", "retry_failed"),
 )
 _command(
     "drift",
@@ -233,7 +233,7 @@ _command(
     "Score what is new on a night, compare it with the reference, and publish the report.",
     "run_night",
     needs=("root", "learner", "images"),
-    keys=(*COMMON, *SCORING, "night", "lookback", *JUDGING),
+    keys=(*COMMON, *SCORING, "night", "lookback", "retry_failed", *JUDGING),
 )
 _command(
     "doctor",

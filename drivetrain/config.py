@@ -85,6 +85,9 @@ class Config(BaseModel):
         64_000_000, "Images with more pixels get an error row instead of filling memory.", "64000000"
     )
     max_failed: float = _key(0.01, "Share of failed images above which a run ends with exit code 3.", "0.01")
+    retry_failed: bool = _key(
+        False, "score, nightly: score the failed images of the committed run again, and keep its other rows.", ""
+    )
     lookback: int = _key(1, "Days back to look for images that arrived late in a dated prefix.", "2")
     alpha: float = _key(0.01, "Share of nights without drift on which an alarm is acceptable.", "0.01")
     effect_floor: float = _key(

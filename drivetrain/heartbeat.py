@@ -139,6 +139,8 @@ def refuse_another(store: Store, layout: Layout, record: RunRecord) -> None:
             for key, value in other.settings.items()
             if value != record.settings.get(key)
         ]
+        if not differs:  # one of the two scores the other's failed images again
+            continue
         raise SettingError(
             f"{record.name} of {record.source} is being scored with other settings by process {status.get('pid')} on "
             f"{status.get('host')}, run {run_id}:\n" + "\n".join(differs) + "\n"

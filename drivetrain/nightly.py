@@ -30,7 +30,7 @@ from drivetrain.reference import (
 from drivetrain.review import review_queue
 from drivetrain.root import from_json, open_root, to_json
 from drivetrain.run import Commit, Run
-from drivetrain.score import begin_run, finish_run, result_of
+from drivetrain.score import begin_run, finish_run, result_of, run_to_score
 from drivetrain.store import Store, parquet_bytes
 from drivetrain.verdict import Evidence, Verdict, decide
 
@@ -60,7 +60,7 @@ def run_night(config: Config) -> dict[str, Any]:
     store, layout = open_root(config)
     info = admit_learner(store, layout, config)
     plan = plan_night(store, layout, config)
-    run = begin_run(store, layout, plan, info, config)
+    run = run_to_score(begin_run(store, layout, plan, info, config), config)
     done = latest_record(store, layout, run)
     # A night judged before there was a reference is judged again once there is one.
     judged = done is not None and (done[1]["inputs"]["reference"] or not find_reference(store, layout, run))

@@ -9,7 +9,7 @@ import hashlib
 import json
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -33,7 +33,8 @@ class RunRecord:
     """run.json: what a run is made of, known before any image is read.
 
     ``settings`` are those that change a value in a row; they and the plan and the model make the run's id.
-    ``engine_note`` says why the engine is not the fast one.
+    ``engine_note`` says why the engine is not the fast one. ``retry_of`` is the run whose failed images this one scores
+    again, and whose other rows it keeps.
     """
 
     run_id: str
@@ -55,6 +56,7 @@ class RunRecord:
     created: str
     rescore_of: str | None = None
     engine_note: str = ""
+    retry_of: str | None = None
 
 
 @dataclass(frozen=True)
@@ -117,6 +119,22 @@ class Run:
             raise SettingError(f"No run {run_id!r} under {layout.root}. The last ones:\n{there}")
         return cls(store, layout, RunRecord(**{**found, "vocab": tuple(found["vocab"])}))
 
+    def newest(self) -> "Run":
+        """This run, or the newest committed one that scored its failed images again."""
+        found = from_json(self.store, self.layout.run(self._next_id()).record)
+        following = Run.find(self.store, self.layout, self._next_id()) if found else None
+        return following.newest() if following and following.committed() else self
+
+    def successor(self) -> "Run":
+        """The run that scores this committed run's failed images again, begun now or before."""
+        now = datetime.now(UTC).isoformat(timespec="seconds")
+        record = replace(self.record, run_id=self._next_id(), retry_of=self.record.run_id, created=now)
+        return Run.begin(self.store, self.layout, self.paths.manifest, record)
+
+    def _next_id(self) -> str:
+        base, _, number = self.record.run_id.rpartition("-retry")
+        return f"{base}-retry{int(number) + 1}" if self.record.retry_of else f"{self.record.run_id}-retry1"
+
     def shard(self, shard: int) -> pa.Table:
         """The manifest's rows of one shard."""
         return read_shard(self.store, self.paths.manifest, shard)
@@ -129,6 +147,10 @@ class Run:
         """The shards that have no part yet."""
         there = {shard_of(name) for name in self.store.names(self.paths.parts)}
         return [shard for shard in range(self.record.shards) if shard not in there]
+
+    def part(self, shard: int) -> pa.Table:
+        """All columns of one shard's part."""
+        return self.store.read_table(self.paths.part(shard))
 
     def save_part(self, shard: int, rows: pa.Table) -> PartCounts:
         """Create a shard's part. If another writer was first, its part stands and its counts are returned."""

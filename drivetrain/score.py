@@ -62,7 +62,7 @@ def score_images(config: Config) -> dict[str, Any]:
             skipped=listing.skipped,
         )
     check_prefix(plan, prefix)
-    run = begin_run(store, layout, plan, info, config)
+    run = run_to_score(begin_run(store, layout, plan, info, config), config)
     if run.committed():
         new = _new_since(store, layout, plan)
         more = f" {new:,} images are new since; score them under another name: --name {name}-2" if new else ""
@@ -103,6 +103,26 @@ def begin_run(
     )
     refuse_another(store, layout, record)
     return Run.begin(store, layout, plan.paths(layout).manifest(plan.digest), record)
+
+
+def run_to_score(run: Run, config: Config) -> Run:
+    """The run that counts for a plan: its newest, or with ``retry_failed`` one that scores its failed images again.
+
+    Raises SettingError when there is nothing yet that could be scored again.
+    """
+    if not config.retry_failed:
+        return run.newest()
+    if run.committed() is None:
+        raise SettingError(
+            f"Run {run.record.run_id} is not committed yet. Finish it first: the same command without --retry-failed."
+        )
+    newest = run.newest()
+    commit = newest.committed()
+    if not commit or not commit.failed:
+        say(f"No image of run {newest.record.run_id} failed; nothing to score again.")
+        return newest
+    say(f"Scoring the {commit.failed:,} failed images of {newest.record.run_id} again: {commit.reasons}.")
+    return newest.successor()
 
 
 def _some_images(store: Store, layout: Layout, plan: Plan, model_id: str) -> Iterator[str]:

@@ -10,6 +10,7 @@ import platform
 import time
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,14 +19,14 @@ import pyarrow as pa
 
 from drivetrain.config import Options
 from drivetrain.engine import read_int8
-from drivetrain.errors import ImageError, LearnerError
+from drivetrain.errors import ImageError, LearnerError, StoreError
 from drivetrain.export import LearnerInfo
 from drivetrain.fetch import Fetched, Fetcher, Outage
 from drivetrain.layout import Layout
 from drivetrain.learner import Predictions, flags_of, open_learner
 from drivetrain.run import PartCounts, Run
 from drivetrain.schema import round_mantissa, row_schema
-from drivetrain.store import Store
+from drivetrain.store import Store, several_at_once
 
 FETCHERS = 16
 # Two batches of images are in memory at a time, whatever their size.
@@ -46,8 +47,9 @@ class Prepared:
 
 @dataclass(frozen=True)
 class _Ordered:
-    """The batches of a shard, the first of which is on its way."""
+    """The rows of a shard that are there already, and its batches, the first of which is on its way."""
 
+    kept: list[dict[str, Any]]
     batches: list[list[dict[str, Any]]]
     first: "list[Future[Prepared] | _Later]"
 
@@ -96,6 +98,7 @@ class ShardScorer:
             else None,
         )
         self._fetcher = Fetcher(self._store, self._run.paths.record)
+        self._before = Run.find(self._store, layout, record.retry_of) if record.retry_of else None
         self._proved = False
         self._batch_size = batch_size
         self._max_pixels = int(settings["max_pixels"])
@@ -124,16 +127,15 @@ class ShardScorer:
 
         The images in ``without`` are not looked at again, and get the reason ``crashed``.
         """
-        images = self._run.shard(task).to_pylist()
-        rows: dict[int, dict[str, Any]] = {}
+        images, rows = self._to_score(task)
         for step in sorted(range(len(images)), key=lambda step: (step != first, step)):
             if step in without:
-                rows[step] = self._crashed(images[step])
+                rows.append(self._crashed(images[step]))
                 continue
             yield step, None
             arriving: Future[Fetched] = self._fetchers.submit(self._fetcher.read, images[step])
-            (rows[step],) = self._score([self._prepare(images[step], arriving)])
-        yield None, self._save(task, [rows[step] for step in range(len(images))])
+            rows += self._score([self._prepare(images[step], arriving)])
+        yield None, self._save(task, rows)
 
     def _crashed(self, image: dict[str, Any]) -> dict[str, Any]:
         row = self._blank(image, Fetched(b"", False))
@@ -141,21 +143,45 @@ class ShardScorer:
         return row | {"attempts": MAX_ATTEMPTS}
 
     def _save(self, shard: int, rows: list[dict[str, Any]]) -> PartCounts:
+        """Write the part of a shard, its rows in the order of the manifest, which is that of the uris' bytes."""
         schema = row_schema(self._run.record.embedding_size)
+        rows.sort(key=lambda row: row["uri"].encode())
         return self._run.save_part(shard, pa.Table.from_pylist(rows, schema=schema))
+
+    def _to_score(self, shard: int) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+        """The images of a shard that are to be scored, and the rows that are there already."""
+        images = self._run.shard(shard).to_pylist()
+        if self._before is None:
+            return images, []
+        before = {row["uri"]: row for row in self._before.part(shard).to_pylist()}
+        kept = [row | {"run_id": self._run.record.run_id} for row in before.values() if row["status"] == "ok"]
+        failed = [
+            image | {"attempts": before[image["uri"]]["attempts"] + 1}
+            for image in images
+            if before[image["uri"]]["status"] != "ok"
+        ]
+        return several_at_once(self._as_it_is_now, failed), kept
+
+    def _as_it_is_now(self, image: dict[str, Any]) -> dict[str, Any]:
+        """A failed image, with what the store says of it today: it may have been replaced since it was listed."""
+        with suppress(OSError, StoreError):
+            now = self._store.about(image["uri"])
+            return image | {"etag": now.etag, "size": now.size, "mtime": now.mtime}
+        return image
 
     def _score_shard(self, task: int, upcoming: int | None) -> PartCounts:
         expected, self._expected = self._expected, None
         ordered = expected[1].result() if expected and expected[0] == task else self._order_shard(task)
-        rows = []
+        rows = list(ordered.kept)
         for batch in self._batches(ordered, upcoming):
             rows.extend(self._score(batch))
         return self._save(task, rows)
 
     def _order_shard(self, shard: int) -> _Ordered:
         """Read a shard's manifest, cut it into batches, and begin to fetch the first."""
-        batches = cut(self._run.shard(shard).to_pylist(), self._batch_size)
-        return _Ordered(batches, self._order(batches[0]) if batches else [])
+        images, kept = self._to_score(shard)
+        batches = cut(images, self._batch_size)
+        return _Ordered(kept, batches, self._order(batches[0]) if batches else [])
 
     def _order(self, batch: list[dict[str, Any]]) -> "list[Future[Prepared] | _Later]":
         """Begin to fetch a batch. With a GPU its images are decoded ahead as well, on the node's cores."""
@@ -218,7 +244,7 @@ class ShardScorer:
             "content_hash": hashlib.sha256(got.data).hexdigest() if got.data else None,
             "verified": got.verified,
             "status": "ok",
-            "attempts": 1,
+            "attempts": image.get("attempts", 1),
             "model_id": self._run.record.model_id,
             "run_id": self._run.record.run_id,
         }

@@ -22,6 +22,8 @@ from servers import S3Server
 
 from drivetrain import Config, score_images
 from drivetrain.errors import RunError, SettingError, StoreError, TrustError
+from drivetrain.layout import Layout
+from drivetrain.manifest import freeze, list_images
 from drivetrain.root import open_root
 from drivetrain.run import Run
 from drivetrain.schema import matrix, row_schema
@@ -73,6 +75,12 @@ def copied(place: Config, folder: Path) -> str:
     for path in folder.iterdir():
         store.replace(f"{prefix}/{path.name}", path.read_bytes())
     return prefix
+
+
+def freeze_images(store: Store, layout: Layout, prefix: str) -> None:
+    """The plan of a command that was killed before its first image."""
+    listing = list_images(store, prefix)
+    freeze(store, layout, listing.images, source="digits", kind="plan", name="first", prefix=prefix, skipped={})
 
 
 def rows_of(config: Config, run_id: str) -> pd.DataFrame:
@@ -220,19 +228,65 @@ def test_what_changes_or_goes_after_the_listing_is_told(exported: learners.Expor
     config = config_of(exported, Config(root=str(tmp_path / "root"), actors=0, max_failed=1.0), images=str(folder))
     with pytest.raises(TrustError):
         score_images(config.model_copy(update={"trust": ("0" * 64,)}))
-    from drivetrain.manifest import freeze, list_images
-
-    store, layout = open_root(config)
-    listing = list_images(store, str(folder))
-    freeze(
-        store, layout, listing.images, source="digits", kind="plan", name="first",
-        prefix=str(folder), skipped={},
-    )  # fmt: skip
+    freeze_images(*open_root(config), str(folder))
     paths[0].unlink()
     paths[1].write_bytes(paths[2].read_bytes() + b"more")
     result = score_images(config)
     assert result["rows"] == 10
     assert result["reasons"] == {"vanished": 1, "changed": 1}
+
+
+def test_failed_images_are_scored_again_and_only_those(
+    s3: S3Server, exported: learners.Exported, digits: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bucket = s3.bucket()
+    images = copied(Config(root=f"{bucket}/root", storage=s3.storage), digits)
+    vanished, changed, denied = (f"{images}/{path.name}" for path in sorted(digits.iterdir())[3:6])
+    refused = {denied}
+
+    def rule(method: str, path: str, nth: int) -> str | None:
+        return "403" if method == "GET" and any(path.endswith(uri.rsplit("/", 1)[-1]) for uri in refused) else None
+
+    with faulty_proxy(s3.endpoint, rule) as proxy:
+        place = Config(root=f"{bucket}/root", actors=0, storage={"s3": {"endpoint_url": proxy.endpoint}})
+        config = config_of(exported, place, images=images, max_failed=0.5)
+        again = config.model_copy(update={"retry_failed": True})
+        store, layout = open_root(config)
+        kept = store.read(vanished)
+        freeze_images(store, layout, images)
+        store._fs(vanished)[0].rm_file(vanished)
+        store.replace(changed, kept)
+        with pytest.raises(SettingError, match="not committed yet"):
+            score_images(again)
+        first = score_images(config)
+        assert first["reasons"] == {"vanished": 1, "changed": 1, "denied": 1}
+        before = rows_of(config, first["run_id"]).set_index("uri")
+        parts = {name: store.read(f"{first['parts']}/{name}") for name in store.names(first["parts"])}
+
+        refused.clear()
+        store.replace(vanished, kept)
+        fetched: list[str] = []
+        fetch = Store.fetch
+        monkeypatch.setattr(Store, "fetch", lambda self, uri: (fetched.append(uri), fetch(self, uri))[1])
+        second = score_images(again)
+        assert sorted(fetched) == sorted([vanished, changed, denied])
+        print(f"{first['failed']} of {first['rows']} failed; {len(fetched)} scored again, {second['failed']} failed")
+        assert (second["rows"], second["failed"]) == (IMAGES, 0) and second["run_id"] == f"{first['run_id']}-retry1"
+        assert {name: store.read(f"{first['parts']}/{name}") for name in parts} == parts, (
+            "the first run stays as it was"
+        )
+        after = rows_of(config, second["run_id"]).set_index("uri")
+        assert (after.index == before.index).all()
+        scored = [vanished, changed, denied]
+        assert (after.loc[scored, "attempts"] == 2).all() and (after.loc[scored, "status"] == "ok").all()
+        assert after.loc[changed, "content_hash"] == after.loc[vanished, "content_hash"]
+        others = before.index.difference(scored)
+        columns = [name for name in before.columns if name not in ("run_id", "probs", "embedding", "labels", "flags")]
+        pd.testing.assert_frame_equal(before.loc[others, columns], after.loc[others, columns], check_dtype=False)
+        np.testing.assert_array_equal(np.stack(before.loc[others, "probs"]), np.stack(after.loc[others, "probs"]))
+        assert score_images(config)["run_id"] == second["run_id"], "the newest run counts"
+        assert score_images(again)["run_id"] == second["run_id"], "nothing is left to score again"
+        assert len(store.names(layout.runs)) == 2
 
 
 def test_a_committed_run_is_left_alone_and_new_images_are_counted(
