@@ -16,6 +16,7 @@ import click
 
 import drivetrain
 from drivetrain.config import Config, nearest, parse_storage
+from drivetrain.console import printable, say
 from drivetrain.errors import DrivetrainError
 
 COMMON = ("root", "storage")
@@ -106,8 +107,8 @@ def _told(result: dict[str, Any], config: Config, json_only: bool) -> int:
     """Print a result; returns the exit code that it stands for."""
     if not json_only:
         for line in _summary(result):
-            click.echo(line)
-    click.echo(json.dumps(result, ensure_ascii=False, default=str))
+            click.echo(printable(line))
+    click.echo(printable(json.dumps(result, ensure_ascii=False, default=str)))
     if result.get("too_many_failed"):
         return 3
     if "checks" in result:
@@ -183,10 +184,10 @@ def _guarded(work: Callable[[], int]) -> None:
     try:
         code = work()
     except DrivetrainError as error:
-        click.echo(f"Error: {error}", err=True)
+        say(f"Error: {error}")
         code = error.exit_code
     except OSError as error:
-        click.echo(f"Error: the store refused ({type(error).__name__}): {error}", err=True)
+        say(f"Error: the store refused ({type(error).__name__}): {error}")
         if isinstance(error, PermissionError):
             click.echo("Credentials come from the environment (AWS_ACCESS_KEY_ID and the like) or the node.", err=True)
         click.echo("What is finished is kept; the same command goes on.", err=True)

@@ -4,6 +4,7 @@ Knows terminals. Does not know what is being counted. On a terminal progress is 
 pipe) it is a line every ten seconds, without colour and without carriage returns.
 """
 
+import json
 import sys
 import time
 from collections.abc import Iterator
@@ -17,9 +18,17 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 LINE_EVERY_SECONDS = 10.0
 
 
+def printable(text: str) -> str:
+    """A text whose every letter but the line's end shows as itself: no key, image or learner moves the cursor.
+
+    What does not is written as JSON writes it, so that JSON stays what it says.
+    """
+    return "".join(each if each.isprintable() or each == "\n" else json.dumps(each)[1:-1] for each in text)
+
+
 def say(text: str) -> None:
     """One line for the log."""
-    sys.stderr.write(text + "\n")
+    sys.stderr.write(printable(text) + "\n")
     sys.stderr.flush()
 
 

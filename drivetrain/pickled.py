@@ -7,17 +7,25 @@ must build it from its parts. A file that is meant to harm is a strange tree and
 
 import io
 import pickletools
+import struct
+import sys
 import zipfile
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from drivetrain.errors import LearnerError
 
-# A genuine export holds 70 kB beside its tensors, and more for a vocab of many words.
-MOST_PICKLE_BYTES = 256 * 1024**2
-# Whoever walks the tree meets what is shared each time. A few hundred bytes can unfold to more than there are atoms.
-MOST_VALUES = 20_000_000
+# A genuine export holds 70 kB in 10,000 opcodes beside its tensors, and more for a vocab of many words.
+MOST_PICKLE_BYTES = 64 * 1024**2
+MOST_OPCODES = 3_000_000
+# A record is a tensor; zipfile keeps ten times the bytes that its entry has in the file.
+MOST_RECORDS = 100_000
+# Longer names are no names, and would fill a person's screen.
+MOST_NAME = 300
+# What zipfile raises for bytes that are no zip file, or a damaged one.
+_NO_ZIP = (zipfile.BadZipFile, OSError, ValueError, RuntimeError, struct.error)
+_ENTRY = b"PK\x01\x02"
 _MARK = object()
 
 
@@ -25,9 +33,15 @@ class Refused(LearnerError):
     """Something in the file can't be read as data, and could only be run; the message begins with its name."""
 
 
+def shown(text: str) -> str:
+    """A text out of the file, for people: on one line, not long, and nothing in it that moves a terminal's cursor."""
+    short = text if len(text) <= MOST_NAME else f"{text[:MOST_NAME]}…"
+    return "".join(each if each.isprintable() else ascii(each)[1:-1] for each in short)
+
+
 @dataclass(frozen=True)
 class Name:
-    """A class or function that the file names, not imported."""
+    """A class or function that the file names, not imported. Dotted words; anything else is refused."""
 
     module: str
     name: str
@@ -70,12 +84,14 @@ class PickledFile:
     """
 
     def __init__(self, data: bytes) -> None:
+        if data.count(_ENTRY) > MOST_RECORDS:
+            raise LearnerError(f"It has more than {MOST_RECORDS:,} records; an export has one for each tensor.")
         try:
             self._zip = zipfile.ZipFile(io.BytesIO(data))
             entries = self._zip.infolist()
-        except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError) as error:
+        except _NO_ZIP as error:
             raise Refused(
-                f"its form: not the zip file that torch.save writes since 1.6, or damaged ({error}). "
+                f"its form: not the zip file that torch.save writes since 1.6, or damaged ({shown(str(error))}). "
                 "Copy it again, or export again with fastai 2.8."
             ) from error
         if any(entry.compress_type != zipfile.ZIP_STORED or entry.flag_bits & 1 for entry in entries):
@@ -100,15 +116,18 @@ class PickledFile:
     def _record(self, name: str) -> bytes:
         try:
             return self._zip.read(self._folder + name)
-        except (KeyError, zipfile.BadZipFile, EOFError, ValueError, OSError) as error:
-            raise LearnerError(f"Its record {name} is damaged: {error}. Copy the file again.") from error
+        except (KeyError, EOFError, *_NO_ZIP) as error:
+            said = f"Its record {shown(name)} is damaged: {shown(str(error))}. Copy the file again."
+            raise LearnerError(said) from error
 
 
 def tree(pickled: bytes) -> Any:
     """What a pickle describes, as data. Raises Refused for an opcode that no genuine export has."""
     machine = _Machine()
     try:
-        for opcode, argument, _ in pickletools.genops(pickled):
+        for count, (opcode, argument, _) in enumerate(pickletools.genops(pickled)):
+            if count > MOST_OPCODES:
+                raise LearnerError(f"Its pickle has more than {MOST_OPCODES:,} steps; an export's has some thousands.")
             action = _ACTIONS.get(opcode.name)
             if action is None:
                 raise Refused(f"its pickle: it uses {opcode.name}, which exports do not.")
@@ -116,7 +135,7 @@ def tree(pickled: bytes) -> Any:
     except LearnerError:
         raise
     except (ValueError, IndexError, KeyError, TypeError, AttributeError, OverflowError) as error:
-        raise LearnerError(f"Its pickle is damaged: {type(error).__name__}: {error}"[:300]) from error
+        raise LearnerError(f"Its pickle is damaged: {type(error).__name__}: {shown(str(error))}") from error
     if len(machine.stack) != 1:
         raise LearnerError("Its pickle is damaged: it does not end with one object.")
     return machine.stack[0]
@@ -146,8 +165,6 @@ class _Machine:
     def __init__(self) -> None:
         self.stack: list[Any] = []
         self.memo: dict[int, Any] = {}
-        self._unfolded: dict[int, int] = {}
-        self._weighed: list[Any] = []  # alive, so that no other object gets their ids
 
     def take(self, count: int) -> list[Any]:
         if count > len(self.stack):
@@ -167,20 +184,6 @@ class _Machine:
     def push(self, value: Any) -> None:
         self.stack.append(value)
 
-    def put(self, value: Any, *parts: Any) -> None:
-        """Push something made of parts. Raises Refused if it unfolds to more values than anything genuine."""
-        self.weigh(value, parts)
-        self.stack.append(value)
-
-    def weigh(self, value: Any, parts: Iterable[Any]) -> None:
-        """Count the values that someone who walks through this one meets."""
-        if id(value) not in self._unfolded:
-            self._weighed.append(value)
-        total = self._unfolded.get(id(value), 1) + sum(self._unfolded.get(id(part), 1) for part in parts)
-        if total > MOST_VALUES:
-            raise Refused("its pickle: it unfolds to more values than any export has")
-        self._unfolded[id(value)] = total
-
 
 def _plain(machine: _Machine, argument: Any) -> None:
     machine.push(argument)
@@ -195,11 +198,7 @@ def _nothing(machine: _Machine, argument: Any) -> None:
 
 
 def _tuple_of(count: int) -> Callable[[_Machine, Any], None]:
-    return lambda machine, _: _container(machine, tuple(machine.take(count)))
-
-
-def _container(machine: _Machine, value: Any) -> None:
-    machine.put(value, *value)
+    return lambda machine, _: machine.push(tuple(machine.take(count)))
 
 
 def _get(machine: _Machine, argument: Any) -> None:
@@ -216,58 +215,64 @@ def _memoize(machine: _Machine, argument: Any) -> None:
 
 def _global(machine: _Machine, argument: Any) -> None:
     module, name = argument.split(" ", 1)
-    machine.push(Name(module, name))
+    machine.push(_name(module, name))
+
+
+def _name(module: str, name: str) -> Name:
+    # What people are shown and asked to vouch for must not be able to pass for something else.
+    if len(module) + len(name) > MOST_NAME or not all(word.isidentifier() for word in f"{module}.{name}".split(".")):
+        raise Refused(f"its pickle: it names {f'{module}.{name}'[:MOST_NAME]!a}, which can't be a name.")
+    return Name(module, name)
 
 
 def _stack_global(machine: _Machine, argument: Any) -> None:
     module, name = machine.take(2)
     if not isinstance(module, str) or not isinstance(name, str):
         raise TypeError("a name is no text")
-    machine.push(Name(module, name))
+    machine.push(_name(module, name))
 
 
 def _call(machine: _Machine, argument: Any) -> None:
     function, arguments = machine.take(2)
     if not isinstance(arguments, tuple):
         raise TypeError("a call without arguments")
-    machine.put(Call(function, arguments), function, arguments)
+    machine.push(Call(function, arguments))
 
 
 def _call_with_keywords(machine: _Machine, argument: Any) -> None:
     function, arguments, keywords = machine.take(3)
-    machine.put(Call(function, tuple(arguments), dict(keywords)), function, arguments, keywords)
+    if not isinstance(arguments, tuple) or not isinstance(keywords, dict):
+        raise TypeError("a call without arguments")
+    machine.push(Call(function, arguments, keywords))
 
 
 def _build(machine: _Machine, argument: Any) -> None:
     (state,) = machine.take(1)
     target = machine.stack[-1]
     if not isinstance(target, Call):
-        raise Refused(f"its pickle: it changes {target}, which exports do not.")
-    machine.weigh(target, [state])
+        what = target if isinstance(target, Name) else f"a {type(target).__name__}"
+        raise Refused(f"its pickle: it changes {what}, which exports do not.")
     target.state = state
 
 
 def _append(machine: _Machine, members: list[Any]) -> None:
     target = machine.stack[-1]
-    machine.weigh(target, members)
     (target.members if isinstance(target, Call) else target).extend(members)
 
 
 def _set(machine: _Machine, pairs: list[Any]) -> None:
     target = machine.stack[-1]
-    machine.weigh(target, pairs)
     entries = target.entries if isinstance(target, Call) else target
-    entries.update(zip(pairs[::2], pairs[1::2], strict=True))
+    entries.update(zip(simple_keys(pairs[::2]), pairs[1::2], strict=True))
 
 
 def _add(machine: _Machine, members: list[Any]) -> None:
-    machine.weigh(machine.stack[-1], members)
-    machine.stack[-1].update(members)
+    machine.stack[-1].update(simple_keys(members))
 
 
 def _persistent(machine: _Machine, argument: Any) -> None:
     (about,) = machine.take(1)
-    word, kind, key, _, numel = about
+    word, kind, key, _, numel = about if isinstance(about, tuple) and len(about) == 5 else (None,) * 5
     if word != "storage" or not isinstance(kind, Name) or not isinstance(key, str) or not isinstance(numel, int):
         raise TypeError("an unknown kind of record")
     machine.push(Storage(kind.name, key, numel))
@@ -275,12 +280,30 @@ def _persistent(machine: _Machine, argument: Any) -> None:
 
 def _dict(machine: _Machine, argument: Any) -> None:
     pairs = machine.take_to_mark()
-    machine.put(dict(zip(pairs[::2], pairs[1::2], strict=True)), *pairs)
+    machine.push(dict(zip(simple_keys(pairs[::2]), pairs[1::2], strict=True)))
+
+
+def simple_keys(values: Sequence[Any]) -> Sequence[Any]:
+    """The keys of a table or the members of a set, if all of them are simple.
+
+    Python hashes a tuple anew each time, with all that lies in it, and without a bound to how deep that is.
+    """
+    for value in values:
+        if not all(_simple(part) for part in (value if isinstance(value, tuple) else (value,))):
+            raise Refused(f"its pickle: it has a key of the kind {type(value).__name__}, as no export has it.")
+    return values
+
+
+def _simple(value: Any) -> bool:
+    # Of whole numbers only those whose hashes differ.
+    if isinstance(value, int):
+        return abs(value) < sys.hash_info.modulus
+    return value is None or isinstance(value, str | bytes | float | Name | Call)
 
 
 _ACTIONS: dict[str, Callable[[_Machine, Any], Any]] = {
     **dict.fromkeys(("PROTO", "FRAME", "STOP"), _nothing),
-    **dict.fromkeys(("INT", "BININT", "BININT1", "BININT2", "LONG", "LONG1", "LONG4", "BINFLOAT", "FLOAT"), _plain),
+    **dict.fromkeys(("INT", "BININT", "BININT1", "BININT2", "LONG", "LONG1", "BINFLOAT", "FLOAT"), _plain),
     **dict.fromkeys(("BINUNICODE", "SHORT_BINUNICODE", "BINUNICODE8", "BINBYTES", "SHORT_BINBYTES"), _plain),
     **dict.fromkeys(("BINBYTES8", "BINSTRING", "SHORT_BINSTRING"), _plain),
     "NONE": _constant(lambda: None),
@@ -294,13 +317,13 @@ _ACTIONS: dict[str, Callable[[_Machine, Any], Any]] = {
     "POP": lambda machine, _: machine.take(1),
     "POP_MARK": lambda machine, _: machine.take_to_mark(),
     "DUP": lambda machine, _: machine.push(machine.stack[-1]),
-    "LIST": lambda machine, _: _container(machine, machine.take_to_mark()),
-    "TUPLE": lambda machine, _: _container(machine, tuple(machine.take_to_mark())),
+    "LIST": lambda machine, _: machine.push(machine.take_to_mark()),
+    "TUPLE": lambda machine, _: machine.push(tuple(machine.take_to_mark())),
     "TUPLE1": _tuple_of(1),
     "TUPLE2": _tuple_of(2),
     "TUPLE3": _tuple_of(3),
     "DICT": _dict,
-    "FROZENSET": lambda machine, _: _container(machine, frozenset(machine.take_to_mark())),
+    "FROZENSET": lambda machine, _: machine.push(frozenset(simple_keys(machine.take_to_mark()))),
     "APPEND": lambda machine, _: _append(machine, machine.take(1)),
     "APPENDS": lambda machine, _: _append(machine, machine.take_to_mark()),
     "SETITEM": lambda machine, _: _set(machine, machine.take(2)),

@@ -10,7 +10,6 @@ import pickle
 import struct
 import subprocess
 import sys
-import zipfile
 from collections import OrderedDict
 from collections.abc import Callable
 from functools import partial, reduce
@@ -22,6 +21,7 @@ import learners
 import pytest
 import torch
 from fastai.vision.all import Learner
+from hostile import Calls, exported_with, pickled_in, rewritten
 from torch import nn
 
 from drivetrain.errors import DrivetrainError, TrustError
@@ -37,16 +37,6 @@ def leave_mark(*_: Any, **__: Any) -> Any:
     """What hostile files try to call."""
     setattr(sys, MARK, True)
     return nn.Identity()
-
-
-class Calls:
-    """Pickles as a call of anything."""
-
-    def __init__(self, function: Any, *arguments: Any) -> None:
-        self.made_by = function, arguments
-
-    def __reduce__(self) -> Any:
-        return self.made_by
 
 
 class Layer(nn.Module):
@@ -118,28 +108,6 @@ def _fastai_lambda() -> nn.Module:
 def learn(tmp_path_factory: pytest.TempPathFactory) -> Learner:
     paths = learners.write_photos(tmp_path_factory.mktemp("photos"), 8)
     return learners.photos_learner(paths[0].parent.parent)
-
-
-def exported_with(learn: Learner, network: Any) -> bytes:
-    """The learner's export with something else in the place of its network."""
-    sink, genuine = io.BytesIO(), learn.model
-    try:
-        learn.model = network
-        learn.dls = learn.dls.new_empty()
-        torch.save(learn, sink, pickle_module=cloudpickle)
-    finally:
-        learn.model = genuine
-    return sink.getvalue()
-
-
-def rewritten(data: bytes, pickled: bytes, *, compress: bool = False) -> bytes:
-    """A file of torch.save with another data.pkl."""
-    sink = io.BytesIO()
-    with zipfile.ZipFile(io.BytesIO(data)) as old, zipfile.ZipFile(sink, "w") as new:
-        for entry in old.infolist():
-            body = pickled if entry.filename.endswith("/data.pkl") else old.read(entry)
-            new.writestr(entry.filename, body, zipfile.ZIP_DEFLATED if compress else zipfile.ZIP_STORED)
-    return sink.getvalue()
 
 
 def refused(data: bytes) -> str:
@@ -222,8 +190,7 @@ def test_a_damaged_tensor_is_refused(learn: Learner) -> None:
 
 def test_a_tensor_that_reaches_beyond_its_bytes_is_refused(learn: Learner) -> None:
     genuine = exported_with(learn, learn.model)
-    with zipfile.ZipFile(io.BytesIO(genuine)) as file:
-        pickled = file.read(next(name for name in file.namelist() if name.endswith("/data.pkl")))
+    pickled = pickled_in(genuine)
     # The strides of the first convolution, 64 x 3 x 7 x 7.
     strides, wider = b"K\x93K1K\x07K\x01", b"J" + struct.pack("<i", 10**6) + b"K1K\x07K\x01"
     assert strides in pickled
@@ -270,8 +237,7 @@ def test_refused_is_no_trust_error_by_itself() -> None:
 def test_no_package_is_recommended_by_a_file_that_nobody_vouched_for(learn: Learner) -> None:
     """Its author chooses the name, and could have put a package of that name where pip finds it."""
     genuine = exported_with(learn, learn.model)
-    with zipfile.ZipFile(io.BytesIO(genuine)) as file:
-        pickled = file.read(next(name for name in file.namelist() if name.endswith("/data.pkl")))
+    pickled = pickled_in(genuine)
     block = _global("torchvision.models.resnet BasicBlock")
     assert block in pickled
     said = refused(rewritten(genuine, pickled.replace(block, _global("a_package_of_mine BasicBlock"))))

@@ -8,7 +8,8 @@ other such modules become its attributes. Hooks, and anything in the place of a 
 
 import importlib
 import math
-from collections import OrderedDict
+from collections import ChainMap, OrderedDict
+from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
@@ -18,7 +19,7 @@ from torch import nn
 
 from drivetrain.errors import LearnerError
 from drivetrain.packages import how_to_change, how_to_install
-from drivetrain.pickled import Call, Name, PickledFile, Refused, Storage
+from drivetrain.pickled import Call, Name, PickledFile, Refused, Storage, shown, simple_keys
 
 # Packages whose modules hold layers and networks, and nothing that turns an attribute into code.
 PACKAGES = (
@@ -40,6 +41,12 @@ FUNCTIONS = frozenset([
     "torch._C._nn.gelu", "torch._C._nn.silu",
     "fastai.torch_core.Module", "fastai.layers.swish", "fastai.imports.noop", "fastai.imports.noops",
 ])  # fmt: skip
+# A vocab of two million words, or 16 million letters.
+MOST_VALUES = 2_000_000
+LETTERS_A_VALUE = 8
+MOST_DIMENSIONS = 64
+# Networks that one network holds, shared ones counted each time: so often they are asked for each image.
+MOST_MODULES = 100_000
 # Enums and named tuples: values, made by calling the class with plain ones.
 VALUES = frozenset([
     "timm.layers.format.Format", "efficientnet_lite_pytorch.utils.BlockArgs",
@@ -55,12 +62,12 @@ _PLAIN = str | bytes | int | float | bool | None
 _HOOKS = ("_hooks", "_hooks_with_kwargs", "_hooks_always_called")
 
 
-def attributes(thing: Any) -> dict[str, Any]:
+def attributes(thing: Any) -> Mapping[str, Any]:
     """The attributes of an object of the file, or of a real one."""
     if isinstance(thing, Call):
         state = thing.state
         if isinstance(state, tuple) and len(state) == 2:  # (dict, slots)
-            return {**(state[0] or {}), **(state[1] or {})}
+            return ChainMap(state[1] or {}, state[0] or {})
         return state if isinstance(state, dict) else {}
     return getattr(thing, "__dict__", {})
 
@@ -74,10 +81,31 @@ def kind(thing: Any) -> str:
     return f"{type(thing).__module__}.{type(thing).__qualname__}"
 
 
+class _Counted:
+    """Counts the values that are taken out of a file.
+
+    Whoever walks the tree meets what is shared each time: a few hundred bytes can unfold to more than there are atoms.
+    """
+
+    def __init__(self) -> None:
+        self._left = MOST_VALUES
+
+    def count(self, value: Any) -> None:
+        """Count one more value, a text by its length. Raises Refused for more than anything genuine has."""
+        self._left -= 1 + (len(value) // LETTERS_A_VALUE if isinstance(value, str | bytes) else 0)
+        if self._left < 0:
+            raise Refused("its pickle: it unfolds to more values than any export has.")
+
+
 def plain(thing: Any) -> Any:
     """A value without behaviour: numbers, text, tuples, lists and dicts of them; fastcore's L is a list, an enum its
     value. Raises Refused for anything else.
     """
+    return _plain(thing, _Counted())
+
+
+def _plain(thing: Any, counted: _Counted) -> Any:
+    counted.count(thing)
     if isinstance(thing, np.generic):
         return thing.item()
     if isinstance(thing, _PLAIN) and not isinstance(thing, Call):
@@ -85,19 +113,19 @@ def plain(thing: Any) -> Any:
         return int(thing) if isinstance(thing, int) and type(thing) not in (int, bool) else thing
     what = kind(thing)
     if what == "fastcore.foundation.L":
-        return plain(attributes(thing)["items"] if isinstance(thing, Call) else list(thing))
+        return _plain(attributes(thing)["items"] if isinstance(thing, Call) else list(thing), counted)
     if what == "PIL.Image.Resampling" and isinstance(thing, Call):
         return thing.arguments[0]
     if what == "fastcore.basics.fastuple" and isinstance(thing, Call):
-        return plain(tuple(thing.arguments[0]))
+        return _plain(tuple(thing.arguments[0]), counted)
     if what.endswith("multiarray.scalar") and isinstance(thing, Call):
         return _scalar(thing)
     if isinstance(thing, tuple):
-        return tuple(plain(each) for each in thing)
+        return tuple(_plain(each, counted) for each in thing)
     if isinstance(thing, list | set | frozenset):
-        return [plain(each) for each in thing]
+        return [_plain(each, counted) for each in thing]
     if isinstance(thing, dict):
-        return {plain(key): plain(value) for key, value in thing.items()}
+        return {_plain(key, counted): _plain(value, counted) for key, value in thing.items()}
     raise Refused(f"{thing if isinstance(thing, Name) else what}")
 
 
@@ -108,7 +136,7 @@ def _scalar(call: Call) -> Any:
     if isinstance(raw, Call) and raw.name == "_codecs.encode":
         raw = plain(raw.arguments[0]).encode("latin1")
     if not isinstance(raw, bytes) or not isinstance(code, str) or code[0] not in "fiubU":
-        raise Refused(f"numpy scalar {code}")
+        raise Refused(f"numpy scalar {shown(str(code))}")
     return np.frombuffer(raw, dtype=np.dtype(code))[0].item()
 
 
@@ -117,8 +145,10 @@ class Rebuilder:
 
     def __init__(self, file: PickledFile) -> None:
         self._file = file
-        self._storages: dict[str, torch.Tensor] = {}
+        self._storages: dict[tuple[str, str], torch.Tensor] = {}
         self._built: dict[int, Any] = {}
+        self._modules_in: dict[int, int] = {}
+        self._counted = _Counted()
 
     def tensor(self, thing: Any) -> torch.Tensor:
         """A tensor or parameter, on the CPU."""
@@ -132,22 +162,23 @@ class Rebuilder:
     def _tensor(self, call: Call) -> torch.Tensor:
         if call.name in _TENSORS:
             storage, offset, size, stride = call.arguments[:4]
-            return self._view(storage, plain(offset), plain(size), plain(stride))
+            return self._view(storage, _number(offset), _numbers(size), _numbers(stride))
         if call.name == "torch._utils._rebuild_parameter":
             return nn.Parameter(self.tensor(call.arguments[0]), requires_grad=False)
         if call.name == "torch._tensor._rebuild_from_type_v2" and str(call.arguments[0]) in _TENSORS:
             # A subclass such as TensorImage; its values are those of the tensor inside.
-            return self.tensor(Call(call.arguments[0], call.arguments[2]))
+            return self._tensor(Call(call.arguments[0], call.arguments[2]))
         raise Refused(call.name or "an unknown kind of tensor")
 
     def _view(self, storage: Any, offset: int, size: tuple[int, ...], stride: tuple[int, ...]) -> torch.Tensor:
         if not isinstance(storage, Storage) or storage.kind not in _STORAGES:
-            raise Refused(f"torch.{getattr(storage, 'kind', storage)}")
-        if storage.key not in self._storages:
+            raise Refused(f"torch.{storage.kind}" if isinstance(storage, Storage) else "a tensor without a storage")
+        about = storage.key, storage.kind
+        if about not in self._storages:
             raw = bytearray(self._file.bytes_of(storage))
             flat = torch.frombuffer(raw, dtype=_STORAGES[storage.kind]) if raw else torch.empty(0)
-            self._storages[storage.key] = flat
-        flat = self._storages[storage.key]
+            self._storages[about] = flat
+        flat = self._storages[about]
         last = offset + sum((length - 1) * step for length, step in zip(size, stride, strict=True))
         count = math.prod(size)
         if min((offset, *size, *stride), default=0) < 0 or (count and last >= len(flat)) or count > len(flat):
@@ -165,12 +196,16 @@ class Rebuilder:
             self._built[id(thing)] = module
             for key, value in attributes(thing).items():
                 self._set(module, key, value)
+            inside = (self._modules_in[id(each)] for each in module._modules.values() if each is not None)
+            self._modules_in[id(module)] = 1 + sum(inside)
         built: nn.Module = self._built[id(thing)]
+        if self._modules_in.get(id(built), MOST_MODULES + 1) > MOST_MODULES:
+            raise Refused(f"{kind(thing)}, which lies in itself or holds more than {MOST_MODULES:,} networks.")
         return built
 
     def _set(self, module: nn.Module, key: str, value: Any) -> None:
         cls = type(module)
-        where = f"{cls.__module__}.{cls.__qualname__}.{key}"
+        where = f"{cls.__module__}.{cls.__qualname__}.{shown(key)}"
         if key == "__annotations__" or (key.startswith("__") and key != "__constants__"):
             return  # nothing that a network computes with
         if key.endswith(_HOOKS):
@@ -197,6 +232,7 @@ class Rebuilder:
         return pairs
 
     def _attribute(self, value: Any, where: str) -> Any:
+        self._counted.count(value)
         if isinstance(value, _PLAIN):
             return value
         if isinstance(value, list | tuple | set | frozenset):
@@ -214,7 +250,7 @@ class Rebuilder:
         if name == "collections.OrderedDict":
             return OrderedDict((plain(key), self._attribute(each, where)) for key, each in call.entries.items())
         if name in ("__builtin__.set", "builtins.set"):
-            return {self._attribute(each, where) for each in call.arguments[0]}
+            return {self._attribute(each, where) for each in simple_keys(call.arguments[0])}
         if name == "torch.Size":
             return torch.Size(plain(call.arguments[0]))
         if name == "torch.device":
@@ -239,6 +275,21 @@ class Rebuilder:
             *self._attribute(arguments, where),
             **{str(key): self._attribute(each, where) for key, each in (keywords or {}).items()},
         )
+
+
+def _number(thing: Any) -> int:
+    if not isinstance(thing, int) or abs(thing) >= 2**63:
+        raise LearnerError("Its pickle is damaged: a tensor's size or place is no number.")
+    return thing
+
+
+def _numbers(thing: Any) -> tuple[int, ...]:
+    """A tensor's size or strides: a tuple, or a torch.Size of one."""
+    if isinstance(thing, Call) and thing.name == "torch.Size":
+        (thing,) = thing.arguments
+    if not isinstance(thing, tuple) or len(thing) > MOST_DIMENSIONS:
+        raise LearnerError("Its pickle is damaged: a tensor's size is no list of a few numbers.")
+    return tuple(_number(each) for each in thing)
 
 
 def _listed(name: Name) -> Any:

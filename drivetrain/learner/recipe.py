@@ -14,7 +14,7 @@ from drivetrain.errors import LearnerError
 from drivetrain.export import Task
 from drivetrain.learner.pixels import CropPad, Decoder, Resize, Step, random_resized_crop
 from drivetrain.learner.rebuild import Rebuilder, attributes, kind, plain
-from drivetrain.pickled import Call, Name, PickledFile, Refused, walk
+from drivetrain.pickled import Call, Name, PickledFile, Refused, shown, walk
 
 Activation = Literal["softmax", "sigmoid", "none"]
 
@@ -78,7 +78,7 @@ def recipe_from_data(data: bytes) -> Recipe:
     file = PickledFile(data)
     learn = file.root
     if kind(learn) not in ("fastai.learner.Learner", "fastai.vision.learner.Learner"):
-        if "loaders" not in str(attributes(learn)) and "dls" not in attributes(learn):
+        if "dls" not in attributes(learn):
             raise LearnerError(
                 f"Expected a fastai Learner, found {kind(learn)}.\nExport it with   learn.export()   not torch.save()."
             )
@@ -136,7 +136,7 @@ def task_and_vocab(targets: list[Any]) -> tuple[Task, tuple[str, ...]]:
     for each in targets:
         name = kind(each)
         if name in _MULTI or name == "fastai.data.transforms.Categorize":
-            vocab = tuple(str(word) for word in plain(_words(attributes(each)["vocab"])))
+            vocab = tuple(_written(str(word)) for word in plain(_words(attributes(each)["vocab"])))
             return ("multi_label" if name in _MULTI else "single_label"), vocab
         if name == "fastai.data.transforms.RegressionSetup":
             return "regression", ()
@@ -152,10 +152,19 @@ def _words(vocab: Any) -> Any:
     return attributes(vocab)["items"]
 
 
+def _written(word: str) -> str:
+    """A class's name, if it can be written into a file. Raises LearnerError for half a character."""
+    try:
+        word.encode()
+    except UnicodeEncodeError as error:
+        raise LearnerError(f"The name of a class is no text that can be written: {shown(word)}") from error
+    return word
+
+
 def name_of(transform: Any) -> str:
     """A transform's name for people."""
     given = attributes(transform).get("_name")
-    return given if isinstance(given, str) else kind(transform).rsplit(".", 1)[-1]
+    return shown(given) if isinstance(given, str) else kind(transform).rsplit(".", 1)[-1]
 
 
 def _loss(loss: Any, task: Task) -> tuple[Loss, tuple[str, ...]]:

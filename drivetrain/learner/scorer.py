@@ -19,7 +19,7 @@ import torch
 from PIL import Image
 from torch import nn
 
-from drivetrain.errors import ImageError, LearnerError, TrustError
+from drivetrain.errors import DrivetrainError, ImageError, LearnerError, TrustError
 from drivetrain.export import LearnerInfo, how_to_trust
 from drivetrain.learner.engines import (
     CPU_BATCH,
@@ -35,7 +35,7 @@ from drivetrain.learner.int8 import Decision, Int8Engine, Quality, cosines, make
 from drivetrain.learner.pixels import same_shapes
 from drivetrain.learner.recipe import Recipe, recipe_from_data, recipe_from_fastai
 from drivetrain.packages import absent_module
-from drivetrain.pickled import Refused
+from drivetrain.pickled import Refused, shown
 
 # What the fast engine may differ by from eager torch: in a probability, and in the cosine of embeddings.
 TOLERANCE = 1e-4
@@ -290,16 +290,22 @@ def open_learner(
     if gpu and not torch.cuda.is_available():
         raise LearnerError("--gpus-per-actor is set, and torch finds no GPU on this node.")
     device = torch.device("cuda" if gpu else "cpu")
-    return ExportedLearner(
-        _recipe(data, sha256, vouched),
-        sha256,
-        embedding=embedding,
-        engine=engine,
-        threads=threads,
-        device=device,
-        half=half,
-        int8=int8,
-    )
+    recipe = _recipe(data, sha256, vouched)
+    try:
+        return ExportedLearner(
+            recipe,
+            sha256,
+            embedding=embedding,
+            engine=engine,
+            threads=threads,
+            device=device,
+            half=half,
+            int8=int8,
+        )
+    except DrivetrainError:
+        raise
+    except Exception as error:  # the network is the file's, and so is what goes wrong with it
+        raise LearnerError(f"The learner can't be served: {shown(short(error))}") from error
 
 
 def _recipe(data: bytes, sha256: str, vouched: bool) -> Recipe:
@@ -322,9 +328,11 @@ def _recipe(data: bytes, sha256: str, vouched: bool) -> Recipe:
 def _recipe_from_data(data: bytes) -> Recipe:
     try:
         return recipe_from_data(data)
+    except DrivetrainError:
+        raise
     except RecursionError as error:
         raise Refused("its pickle: its values lie in each other without end") from error
-    except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
+    except Exception as error:  # whoever wrote the file chose what goes wrong with it
         raise Refused(f"its pickle: not laid out as fastai 2 does it ({short(error)})") from error
 
 
