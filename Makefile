@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: demo test quick check format clean
+.PHONY: demo test thorough quick check format clean
 .DEFAULT_GOAL := demo
 
 ## Show two nights end to end on real digits (under 3 minutes after the installation). In a bucket:
@@ -15,11 +15,15 @@ demo: $(VENV)/.demo
 
 ## Every test, with every server it needs.
 test: $(VENV)/.dev
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -m "not thorough"
+
+## All cases of which `make test` takes a share, and the kills: 20 minutes.
+thorough: $(VENV)/.dev
+	DRIVETRAIN_ALL_CASES=1 $(BIN)/python -m pytest -s tests/test_sweep.py tests/test_kills.py
 
 ## The tests that start no server, browser or cluster.
 quick: $(VENV)/.dev
-	$(BIN)/python -m pytest -m "not slow"
+	$(BIN)/python -m pytest -m "not slow and not thorough"
 
 ## Lint, format, types, floors.
 check: $(VENV)/.dev

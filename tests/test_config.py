@@ -300,7 +300,9 @@ def test_every_key_has_a_description_and_an_example(key: str) -> None:
     assert field.examples[0] or field.annotation is bool, "only a flag without a value needs no example"
 
 
-@pytest.mark.parametrize("key", [key for key in Config.model_fields if key not in ("trust", "fail_on_drift")])
+@pytest.mark.parametrize(
+    "key", [key for key in Config.model_fields if key not in ("trust", "fail_on_drift", "retry_failed")]
+)
 def test_every_example_is_a_value_that_is_taken(key: str) -> None:
     (example,) = Config.model_fields[key].examples or ()
     value = parse_storage((example,)) if key == "storage" else example
