@@ -331,7 +331,12 @@ def _local_entries(fs: Any, path: str) -> Iterator[tuple[str, Entry]]:
                     continue
                 with suppress(FileNotFoundError):
                     info = fs.info(each)
-                    yield info["name"], info
+                    yield _as_text(info["name"]), info
+
+
+def _as_text(name: str) -> str:
+    """A file's name as text. One whose bytes are no Unicode is spelt out, so that it is a row, and can't be read."""
+    return name.encode(errors="surrogateescape").decode(errors="backslashreplace")
 
 
 def _info(prefix: str, name: str, entry: Mapping[str, Any]) -> ObjectInfo:
