@@ -1,4 +1,4 @@
-# Two commands do everything, set-up included: `make demo` and `make test`. They need Python 3.11 and make.
+# Each command does its set-up: `make demo`, `make test`, `make thorough`. They need Python 3.11 and make.
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 ROOT ?= demo
 VENV := .venv
@@ -13,13 +13,14 @@ PIP := $(BIN)/pip install --quiet --disable-pip-version-check --constraint const
 demo: $(VENV)/.demo
 	$(BIN)/drivetrain demo --root $(ROOT) $(if $(STORAGE),--storage $(STORAGE))
 
-## Every test, with every server it needs.
+## The tests, with every server they need. Under 10 minutes on 2 CPUs.
 test: $(VENV)/.dev
 	$(BIN)/python -m pytest -m "not thorough"
 
-## All cases of which `make test` takes a share, and the kills: 20 minutes.
+## What takes minutes: kills, bombs, and all cases of which `make test` takes a share.
 thorough: $(VENV)/.dev
-	DRIVETRAIN_ALL_CASES=1 $(BIN)/python -m pytest -s tests/test_sweep.py tests/test_kills.py
+	$(BIN)/python -m pytest -s -m thorough
+	DRIVETRAIN_ALL_CASES=1 $(BIN)/python -m pytest -s tests/test_sweep.py
 
 ## The tests that start no server, browser or cluster.
 quick: $(VENV)/.dev

@@ -103,6 +103,7 @@ def test_nothing_runs_from_a_file_that_nobody_vouched_for(harmful: tuple[Path, s
     assert names <= {path.name for path in marks.iterdir()}
 
 
+@pytest.mark.thorough
 def test_bombs_and_broken_files_are_refused_in_little_memory(
     learn: Any, export: bytes, tmp_path_factory: pytest.TempPathFactory
 ) -> None:

@@ -181,6 +181,7 @@ class EndedByImages(ShardScorer):
         return super()._prepare(image, arriving)
 
 
+@pytest.mark.thorough
 def test_an_image_that_ends_its_process_is_one_row_and_the_others_are_what_they_are(
     exported: learners.Exported, digits: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

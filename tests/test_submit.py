@@ -96,6 +96,7 @@ def test_the_address_that_is_named_is_the_one_that_is_asked(open_cluster: RayClu
     assert done.code == 1 and f"127.0.0.1:{port}" in done.err and jobs(open_cluster) == []
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("forced", [True, False], ids=["insecure", "loopback"])
 def test_an_open_cluster_takes_a_job_that_is_forced_or_from_loopback(
     open_cluster: RayCluster, world: Path, forced: bool
@@ -109,6 +110,7 @@ def test_an_open_cluster_takes_a_job_that_is_forced_or_from_loopback(
     assert f"ray job stop --address {told['address']} {told['submission_id']}" in done.err
 
 
+@pytest.mark.thorough
 def test_a_driver_that_came_by_another_way_says_that_its_cluster_is_open(
     open_cluster: RayCluster, ray_cluster: RayCluster
 ) -> None:
@@ -154,6 +156,7 @@ def test_a_job_that_is_stopped_is_not_done(ray_cluster: RayCluster, world: Path)
     print(f"\nexit code of a stopped job: {process.returncode}")
 
 
+@pytest.mark.thorough
 def test_ctrl_c_leaves_the_job_alone_and_says_so(ray_cluster: RayCluster, world: Path) -> None:
     with waiting(ray_cluster, world, "left") as (process, job):
         process.send_signal(signal.SIGINT)
@@ -163,6 +166,7 @@ def test_ctrl_c_leaves_the_job_alone_and_says_so(ray_cluster: RayCluster, world:
     assert process.returncode == 1 and f"The job {job} goes on" in err and "ray job stop" in err
 
 
+@pytest.mark.thorough
 def test_a_line_that_breaks_is_waited_for(
     ray_cluster: RayCluster, world: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -178,6 +182,7 @@ def test_a_line_that_breaks_is_waited_for(
     assert done.code == 2 and "asking again" in done.err and "No run 'none'" in done.err
 
 
+@pytest.mark.thorough
 def test_a_cluster_that_is_gone_ends_the_wait(ray_cluster: RayCluster) -> None:
     """One that hangs is given up, and one that answers and has no such job is not asked again."""
     with faulty_proxy(ray_cluster.dashboard, lambda method, path, _: "hang" if "/job-1" in path else None) as proxy:
@@ -214,6 +219,7 @@ def test_a_wrong_token_and_a_missing_one_are_told_apart(ray_cluster: RayCluster,
     assert len(jobs(ray_cluster)) == before
 
 
+@pytest.mark.thorough
 def test_the_token_may_lie_in_a_file_and_the_labels_travel(
     ray_cluster: RayCluster, world: Path, tmp_path: Path
 ) -> None:

@@ -59,7 +59,14 @@ def unseen(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     return paths
 
 
-@pytest.fixture(scope="module", params=zoo.ZOO)
+# These take a third of the zoo's time.
+LARGE = {"convnext_tiny", "efficientnet_b0", "densenet121"}
+
+
+@pytest.fixture(
+    scope="module",
+    params=[pytest.param(name, marks=pytest.mark.thorough if name in LARGE else ()) for name in zoo.ZOO],
+)
 def animal(request: pytest.FixtureRequest, photos: list[Path], tmp_path_factory: pytest.TempPathFactory) -> Any:
     path = tmp_path_factory.mktemp("learner") / "export.pkl"
     return request.param, learners.exported(zoo.ZOO[request.param](photos), path)
