@@ -13,6 +13,7 @@ from drivetrain.errors import DrivetrainError
 if TYPE_CHECKING:
     from drivetrain.admit import inspect_learner
     from drivetrain.doctor import check_setup
+    from drivetrain.gc import collect_garbage
     from drivetrain.nightly import measure_drift, run_night
     from drivetrain.nights import list_nights
     from drivetrain.reference import build_reference
@@ -25,6 +26,7 @@ __all__ = [
     "DrivetrainError",
     "build_reference",
     "check_setup",
+    "collect_garbage",
     "compare_runs",
     "inspect_learner",
     "list_nights",
@@ -37,6 +39,7 @@ __all__ = [
 _ROOMS = {
     "build_reference": "reference",
     "check_setup": "doctor",
+    "collect_garbage": "gc",
     "compare_runs": "rescore",
     "inspect_learner": "admit",
     "list_nights": "nights",

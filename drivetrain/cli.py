@@ -299,6 +299,44 @@ def nights(
     _guarded(work)
 
 
+@main.command("gc")
+@click.option(
+    "--root", help="Folder or bucket prefix that drivetrain writes to.  E.g. --root s3://my-bucket/drivetrain"
+)
+@click.option(
+    "--run", help="Remove this run too, though its command would finish it.  E.g. --run shop-2026-11-23-3fa9…"
+)
+@click.option("--delete", is_flag=True, help="Remove what is found; without it nothing is changed.")
+@click.option("--storage", multiple=True, metavar="OPTION", help="fsspec options by protocol.")
+@click.option("--config", "config_file", metavar="FILE", help="TOML file of the same keys; flags win.")
+@click.option("--json", "json_only", is_flag=True, help="Print one JSON object alone.")
+def gc(
+    root: str | None, run: str | None, delete: bool, storage: tuple[str, ...], config_file: str | None, json_only: bool
+) -> None:
+    """Find what nobody refers to and is older than 7 days, and remove it with --delete."""
+
+    def work() -> int:
+        config = Config.load(config_file, root=root, run=run, storage=parse_storage(storage))
+        result = drivetrain.collect_garbage(config, delete=delete)
+        if not json_only:
+            _tell_waste(result)
+        click.echo(json.dumps(result, ensure_ascii=False))
+        return 0
+
+    _guarded(work)
+
+
+def _tell_waste(result: dict[str, Any]) -> None:
+    found = result["removed"] if "removed" in result else result["removable"]
+    for each in found:
+        click.echo(f"{each['what']:8}  {each['bytes']:>13,} bytes  {each['path']}")
+    size = sum(each["bytes"] for each in found)
+    done = "removed" if "removed" in result else "may be removed: add --delete"
+    click.echo(f"{size:,} bytes in {sum(each['objects'] for each in found):,} objects {done}")
+    for each in result["resumable"]:
+        click.echo(f"kept, its own command would finish it; or --run it:  {each['bytes']:,} bytes  {each['path']}")
+
+
 @main.command("ui")
 @click.option(
     "--root", help="Folder or bucket prefix that drivetrain writes to.  E.g. --root s3://my-bucket/drivetrain"

@@ -26,6 +26,8 @@ from drivetrain.schema import SCHEMA_MAJOR
 from drivetrain.store import Store, parquet_bytes, several_at_once
 
 FOOTER = b"drivetrain"
+# Where a commit would lie, drivetrain gc says that the run is removed.
+TOMBSTONE = "commit.json"
 
 
 @dataclass(frozen=True)
@@ -191,7 +193,26 @@ class Run:
     def committed(self) -> Commit | None:
         """The closing record, or None while the run is not done."""
         found = from_json(self.store, self.paths.commit)
-        return Commit(**found) if found else None
+        return Commit(**found) if found and "removed" not in found else None
+
+    def removed(self) -> str | None:
+        """When drivetrain gc removed the run, or None."""
+        found = from_json(self.store, self.paths.commit) or {}
+        return found.get("removed")
+
+    def remove(self) -> bool:
+        """Claim the run for removal; False if it is committed. Nothing commits it from then on."""
+        now = datetime.now(UTC).isoformat(timespec="seconds")
+        self.store.create(self.paths.commit, to_json({"removed": now, "by": "drivetrain gc"}))
+        return self.removed() is not None
+
+    def refuse_removed(self) -> None:
+        """Raises RunError when drivetrain gc removed the run."""
+        if when := self.removed():
+            raise RunError(
+                f"Run {self.record.run_id} was removed by drivetrain gc on {when}. Score its images under another "
+                "--name, or give a night another --source."
+            )
 
     def commit(self, counts: dict[int, PartCounts], max_failed: float, seconds: float, scored: int) -> Commit:
         """Close the run. ``counts`` are the parts known already; the footers of the others are read.
@@ -226,6 +247,7 @@ class Run:
             unverified=sum(each.unverified for each in of_shard.values()),
         )
         self.store.create(self.paths.commit, to_json(asdict(record)))
+        self.refuse_removed()
         closed = self.committed()
         assert closed is not None
         return closed

@@ -5,6 +5,7 @@ Knows the order of things. Does not know how a row is made (shard) or what the r
 
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from datetime import UTC, datetime
 from functools import partial
 from random import Random
@@ -16,7 +17,7 @@ from drivetrain.config import Config
 from drivetrain.console import Counting, say
 from drivetrain.doctor import check_first
 from drivetrain.engine import choose_engine
-from drivetrain.errors import RunError, SettingError
+from drivetrain.errors import DrivetrainError, RunError, SettingError, StoreError
 from drivetrain.export import LearnerInfo
 from drivetrain.heartbeat import beating, refuse_another, wait_for_another
 from drivetrain.images import without
@@ -161,13 +162,25 @@ def settings_of(config: Config, engine: str) -> dict[str, Any]:
 def finish_run(run: Run, config: Config) -> Commit:
     """Score the shards that have no part yet, then commit. Does nothing when the run is committed.
 
-    Raises RunError when a shard keeps ending its actor; what is finished by then is kept.
+    Raises RunError when a shard keeps ending its actor, what is finished by then is kept; and when drivetrain gc
+    removed the run.
     """
     if closed := run.committed():
         return closed
     wait_for_another(run)
     if closed := run.committed():
         return closed
+    run.refuse_removed()
+    try:
+        return _finish(run, config)
+    except (DrivetrainError, OSError):
+        with suppress(OSError, StoreError):
+            run.refuse_removed()
+        raise
+
+
+def _finish(run: Run, config: Config) -> Commit:
+    """Score what is missing, and commit."""
     started = time.monotonic()
     missing = run.missing()
     scored: dict[int, PartCounts] = {}

@@ -184,6 +184,15 @@ class Store:
         except OSError as error:
             raise StoreError(f"Could not write {uri}: {error}") from error
 
+    def delete(self, uri: str) -> None:
+        """Remove one object; one that is gone already is no error. Raises StoreError when the store refuses."""
+        fs, path = self._fs(uri)
+        try:
+            with suppress(FileNotFoundError), _os_errors():
+                fs.rm_file(path)
+        except OSError as error:
+            raise StoreError(f"Could not remove {uri}: {error}") from error
+
     def names(self, folder: str) -> list[str]:
         """The names directly inside a folder, sorted; empty if there is no such folder."""
         fs, path = self._fs(folder)

@@ -180,11 +180,26 @@ class ModelFileSystem(AbstractFileSystem):  # type: ignore[misc]
         found: list[str] = self._call(names)
         return [{"name": name} for name in found] if detail else found
 
-    def call_s3(self, method: str, **_: Any) -> dict[str, Any]:
-        """The bucket is always there."""
+    def rm_file(self, path: str) -> None:
+        self._call(lambda: self._world.objects.pop(path, None))
+
+    def call_s3(self, method: str, **asked: Any) -> dict[str, Any]:
+        """A listing in one page; its bucket is always there."""
         assert method == "list_objects_v2"
-        self._call(lambda: None)
-        return {}
+        below = f"{asked['Bucket']}/{asked.get('Prefix', '')}"
+
+        def page() -> list[dict[str, Any]]:
+            return [
+                {"Key": key.split("/", 1)[1], "Size": len(data), "LastModified": datetime(2026, 1, 2, tzinfo=UTC)}
+                for key, data in sorted(self._world.objects.items())
+                if key.startswith(below)
+            ]
+
+        return {"Contents": self._call(page)}
+
+    def split_path(self, path: str) -> tuple[str, str, None]:
+        bucket, _, key = path.partition("/")
+        return bucket, key, None
 
     def _open(self, path: str, mode: str = "rb", **_: Any) -> io.BytesIO:
         assert mode == "rb"

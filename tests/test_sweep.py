@@ -5,9 +5,10 @@
 
 import io
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from itertools import product
 from random import Random
 from threading import Thread
@@ -20,9 +21,11 @@ from builders import HALF_A_SHARD, begun, frozen, images, part_of
 from modelstore import FAULTS, READER, Died, Fault, Turns, World
 
 from drivetrain.config import Config, Options
-from drivetrain.errors import RunError, StoreError
+from drivetrain.errors import RunError, SettingError, StoreError
+from drivetrain.gc import collect_garbage
 from drivetrain.layout import Layout
 from drivetrain.nights import nights_table
+from drivetrain.root import open_root
 from drivetrain.run import PartCounts, Run
 from drivetrain.score import finish_run
 from drivetrain.store import Store
@@ -32,6 +35,7 @@ IMAGES = images(4, size=HALF_A_SHARD)
 URIS = [each.uri for each in IMAGES]
 # The table of nights has a line for each day since the first night.
 NIGHT = (datetime.now(UTC) - timedelta(days=1)).date().isoformat()
+TOLD = (Died, RunError, StoreError, OSError)
 ALL = "DRIVETRAIN_ALL_CASES" in os.environ
 
 
@@ -61,7 +65,7 @@ def command(store: Store) -> None:
 @contextmanager
 def killed_or_told() -> Iterator[None]:
     """A command may die, or end with a plain error; anything else is a bug."""
-    with suppress(Died, RunError, StoreError, OSError):
+    with suppress(*TOLD):
         yield
 
 
@@ -154,30 +158,61 @@ def test_two_commands_at_once_make_one_run_in_any_order() -> None:
         world.turns = turns = Turns(["a", "b"], seed)
         faults: dict[int, Fault] = {drawn.randrange(most): drawn.choice(FAULTS)} if seed % 2 else {}
         with world.faults(faults):
-            both(world, turns)
+            errors = at_once(turns, **{writer: partial(command, world.store(writer)) for writer in "ab"})
+        unexpected = [error for error in errors if not isinstance(error, TOLD)]
+        assert not unexpected, unexpected
         world.turns = None
         finished(world, reader)
         looks += reader.looks
     print(f"{number:,} interleavings of two commands, {looks:,} looks of a reader: 0 bad")
 
 
-def both(world: World, turns: Turns) -> None:
-    unexpected: list[BaseException] = []
+@pytest.mark.slow
+def test_gc_beside_a_resume_takes_the_run_whole_or_not_at_all() -> None:
+    """The run is half done, gc is told to remove it, and its command goes on with it, in any order."""
+    number = 2000 if ALL else 100
+    ends = {"committed": 0, "told": 0}
+    for seed in range(number):
+        world = World()
+        store = world.store("a")
+        run = begun(store, LAYOUT, frozen(store, LAYOUT, IMAGES, name=NIGHT))
+        run.save_part(0, part_of(run, 0, failed={URIS[1]: "empty"}))
+        open_root(Config(root=LAYOUT.root, storage=store.options))
+        world.watch = reader = Reader(world)
+        world.turns = turns = Turns(["a", "gc"], seed)
+        config = Config(root=LAYOUT.root, run=run.record.run_id, storage=world.store("gc").options)
+        errors = at_once(turns, a=partial(command, store), gc=partial(garbage, config))
+        told = [error for error in errors if "removed by drivetrain gc" in str(error)]
+        assert len(told) == len(errors), errors
+        assert bool(reader.seen) != bool(told), "committed, or told"
+        ends["told" if told else "committed"] += 1
+    assert min(ends.values()) > 0
+    print(f"{number} interleavings of gc and a resume: {ends}, 0 bad")
 
-    def work(writer: str) -> None:
+
+def garbage(config: Config) -> None:
+    try:
+        collect_garbage(config, delete=True)
+    except SettingError as error:
+        assert "is committed" in str(error), error
+
+
+def at_once(turns: Turns, **work: Callable[[], None]) -> list[BaseException]:
+    """Do several things in threads, by turns; the errors that they ended with."""
+    errors: list[BaseException] = []
+
+    def do(writer: str) -> None:
         try:
-            with killed_or_told():
-                command(world.store(writer))
+            work[writer]()
         except BaseException as error:
-            unexpected.append(error)
+            errors.append(error)
         finally:
             turns.done(writer)
 
-    threads = [Thread(target=work, args=each) for each in "ab"]
+    threads = [Thread(target=do, args=[writer]) for writer in work]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join(60)
         assert not thread.is_alive()
-    if unexpected:
-        raise unexpected[0]
+    return errors
