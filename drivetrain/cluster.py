@@ -205,7 +205,8 @@ def _retry(task: int, attempts: dict[int, int], waiting: deque[int], error: Exce
 
 def _cause(error: Exception) -> BaseException:
     cause = getattr(error, "cause", None)
-    if isinstance(cause, DrivetrainError):
+    # Ray's own error is of the cause's class too, and its text is a stack trace.
+    if isinstance(cause, DrivetrainError | OSError):
         return cause
     return error
 
