@@ -288,7 +288,8 @@ def _retry(task: int, trouble: _Trouble, waiting: deque[int], error: Exception) 
 
 def _cause(error: Exception) -> BaseException:
     cause = getattr(error, "cause", None)
-    if isinstance(cause, DrivetrainError):
+    # Ray's own error is of the cause's class too, and its text is a stack trace.
+    if isinstance(cause, DrivetrainError | OSError):
         return cause
     return error
 

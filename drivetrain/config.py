@@ -6,6 +6,7 @@ credentials come from the environment or the instance profile.
 """
 
 import difflib
+import os
 import re
 import tomllib
 from collections.abc import Mapping
@@ -18,12 +19,17 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from drivetrain.errors import SettingError
 
+# What no output may hold, should a library ever say it.
+SECRETS = ("AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "RAY_AUTH_TOKEN")
+SHORTEST_SECRET = 8
+
 Options = dict[str, dict[str, str | int | float | bool]]
 
 _SECRET_KEY = re.compile(
     r"secret|password|passwd|token|credential|connection_string|account_key|sas|^key$|access_key", re.IGNORECASE
 )
 _SECRET_QUERY = re.compile(r"[?&](X-Amz-Signature|Signature|sig|token|sv)=", re.IGNORECASE)
+_USER_INFO = re.compile(r"://[^/\s@]+@")
 _NIGHT = re.compile(r"\{night(?::[^}]*)?\}")
 
 
@@ -252,6 +258,16 @@ def _carries_secret(uri: str) -> bool:
     return "://" in uri and ("@" in urlsplit(uri).netloc or bool(_SECRET_QUERY.search(uri)))
 
 
+def without_secrets(text: str) -> str:
+    """A text that others made, without the secrets of this process' environment and without those inside urls."""
+    for name in SECRETS:
+        secret = os.environ.get(name, "")
+        # Shorter ones are no secrets, and stand in many a word.
+        if len(secret) >= SHORTEST_SECRET:
+            text = text.replace(secret, "…")
+    return _USER_INFO.sub("://…@", text)
+
+
 def nearest(word: str, known: Mapping[str, Any]) -> str:
     """A sentence that names the known word nearest to one that is not known."""
     close = difflib.get_close_matches(word, known, n=1, cutoff=0.5)
@@ -264,9 +280,8 @@ def parse_storage(pairs: tuple[str, ...]) -> Options | None:
     for pair in pairs:
         match = re.fullmatch(r"([a-z0-9]+)\.([a-z_]+)=(.*)", pair)
         if not match:
-            # Without the value, which may be a secret.
-            given = pair.split("=", 1)[0]
-            raise SettingError(f"--storage {given}…: expected PROTOCOL.OPTION=VALUE, e.g. s3.endpoint_url=http://…")
+            # Without what was given: any part of it may be a secret.
+            raise SettingError("--storage: expected PROTOCOL.OPTION=VALUE, e.g. s3.endpoint_url=http://…")
         protocol, key, value = match.groups()
         options.setdefault(protocol, {})[key] = {"true": True, "false": False}.get(value, value)
     return options or None

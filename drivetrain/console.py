@@ -15,6 +15,8 @@ from typing import Self
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
+from drivetrain.config import without_secrets
+
 LINE_EVERY_SECONDS = 10.0
 
 
@@ -28,7 +30,7 @@ def printable(text: str) -> str:
 
 def say(text: str) -> None:
     """One line for the log."""
-    sys.stderr.write(printable(text) + "\n")
+    sys.stderr.write(printable(without_secrets(text)) + "\n")
     sys.stderr.flush()
 
 

@@ -22,7 +22,7 @@ from typing import Any, Literal, TypeVar
 from PIL import Image
 
 from drivetrain.causes import Asked, explained, listing_line, silent
-from drivetrain.config import Config
+from drivetrain.config import Config, without_secrets
 from drivetrain.console import busy, say
 from drivetrain.errors import DrivetrainError, ImageError, RunError, SettingError, StoreError
 from drivetrain.export import read_export, what_instead
@@ -39,8 +39,6 @@ MOST_SECONDS = 12.0
 LOOKED_AT = 1000
 TRIED_IMAGES = 8
 SCORED_IMAGES = 3
-# What no output may hold, should a library ever say it.
-SECRETS = ("AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "RAY_AUTH_TOKEN")
 
 State = Literal["ok", "failed", "not given", "not checked"]
 Result = TypeVar("Result")
@@ -58,8 +56,7 @@ class Finding:
 
     def record(self) -> dict[str, str]:
         """As JSON."""
-        # Masked in what others said, not in our own words: a secret may be as short as one of them.
-        said = {"found": _without_secrets(self.found), "mend": _without_secrets(self.mend)}
+        said = {"found": without_secrets(self.found), "mend": without_secrets(self.mend)}
         return {"name": self.name, "state": self.state, **said}
 
 
@@ -119,10 +116,10 @@ def check_first(config: Config) -> None:
     )
     for each in (root, learner):
         if each.state == "failed":
-            raise each.kind(_without_secrets(f"{each.found}\n{each.mend}".strip()))
+            raise each.kind(without_secrets(f"{each.found}\n{each.mend}".strip()))
     for each in (packages, images):
         if each.state == "failed":
-            say(_without_secrets(f"{each.found}\n{each.mend}".strip()))
+            say(without_secrets(f"{each.found}\n{each.mend}".strip()))
 
 
 def _everything(look: _Look) -> Iterator[Finding]:
@@ -374,10 +371,3 @@ def _by(future: "Future[Result]", look: _Look, explain: Callable[[Exception], Re
 
 def _line(error: BaseException) -> str:
     return (str(error).splitlines() or [type(error).__name__])[0][:300]
-
-
-def _without_secrets(text: str) -> str:
-    for name in SECRETS:
-        if secret := os.environ.get(name):
-            text = text.replace(secret, "…")
-    return text

@@ -27,7 +27,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from botocore.exceptions import BotoCoreError, NoCredentialsError, PartialCredentialsError
 
-from drivetrain.config import Options
+from drivetrain.config import Options, without_secrets
 from drivetrain.errors import StoreError
 from drivetrain.images import ObjectInfo, batches_of, in_order
 from drivetrain.obstore_reader import reader_of
@@ -57,9 +57,8 @@ class Store:
         if protocol not in ("s3", "s3a"):
             return protocol
         set_here = self.options.get(protocol, {}).get("endpoint_url")
-        return str(
-            set_here or os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL") or "Amazon S3"
-        )
+        by_environment = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
+        return without_secrets(str(set_here or by_environment or "Amazon S3"))
 
     def _fs(self, uri: str) -> tuple[Any, str]:
         protocol = uri.split("://", 1)[0] if "://" in uri else "file"
@@ -364,9 +363,9 @@ def _os_errors() -> Iterator[None]:
     try:
         yield
     except (NoCredentialsError, PartialCredentialsError) as error:
-        raise PermissionError(str(error)) from error
+        raise PermissionError(without_secrets(str(error))) from error
     except BotoCoreError as error:
-        raise ConnectionError(str(error)) from error
+        raise ConnectionError(without_secrets(str(error))) from error
 
 
 def _content_type(fs: Any, uri: str) -> dict[str, str]:
