@@ -471,6 +471,11 @@ def _read(folder: Path) -> None:
     # What is imported at the first learner, and the first compilation of its network, is not the files' doing.
     inspect_learner(Config(learner=str(folder / "good")))
     watch, root = Watch(), Layout(str(folder / "root"))
+    watch.on = True
+    exec(compile("0", "brought by a file", "exec"))
+    pickle.loads(PROTOCOL + MKDIR + b".")
+    assert len(watch.seen) == 3, f"the watch must see what it is for: {watch.seen}"
+    watch.seen = set()
     for path in sorted(folder.glob("*.pkl")):
         config = Config(learner=str(path))
         ways = {"inspect": partial(inspect_learner, config), "admit": partial(admit_learner, Store(), root, config)}
