@@ -3,6 +3,7 @@
 Knows the words that stores, credentials and disks use. Asks nobody, and does not know what was being done or why.
 """
 
+import errno
 import os
 from dataclasses import dataclass
 
@@ -76,6 +77,10 @@ def silent(asked: Asked, seconds: float) -> tuple[str, str]:
 
 def _on_disk(error: OSError) -> tuple[str, str]:
     """The same for what a local disk says, or a store that says nothing of its own."""
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return "there is no room left for {uri}", "Make room, see   df -h   or correct {flag}"
+    if error.errno == errno.EROFS:
+        return "the disk of {uri} is mounted read-only", "Mount it so that it can be written, or correct {flag}"
     if isinstance(error, PermissionError):
         return "this user may not {doing} {uri}", "Let it: see   {see}   or correct {flag}"
     if isinstance(error, NotADirectoryError | FileExistsError):

@@ -17,8 +17,9 @@ import click
 import drivetrain
 from drivetrain.config import Config, nearest, parse_storage
 from drivetrain.console import printable, say
-from drivetrain.errors import DrivetrainError
+from drivetrain.errors import DrivetrainError, StoreError
 
+GOES_ON = "What is finished is kept; the same command goes on."
 COMMON = ("root", "storage")
 SCORING = (
     "learner", "trust", "images", "source", "actors", "gpus_per_actor", "ray_address", "batch_size", "embedding",
@@ -185,12 +186,14 @@ def _guarded(work: Callable[[], int]) -> None:
         code = work()
     except DrivetrainError as error:
         say(f"Error: {error}")
+        if isinstance(error, StoreError):
+            say(GOES_ON)
         code = error.exit_code
     except OSError as error:
         say(f"Error: the store refused ({type(error).__name__}): {error}")
         if isinstance(error, PermissionError):
             click.echo("Credentials come from the environment (AWS_ACCESS_KEY_ID and the like) or the node.", err=True)
-        click.echo("What is finished is kept; the same command goes on.", err=True)
+        say(GOES_ON)
         code = 1
     except KeyboardInterrupt:
         click.echo("Stopped. What is finished is kept; the same command goes on.", err=True)

@@ -5,6 +5,7 @@ run that its own command would finish is only listed. A run is claimed before it
 as a tombstone: a commit that comes late loses, and a command that goes on with it is told.
 """
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -46,7 +47,7 @@ def collect_garbage(config: Config, *, delete: bool = False) -> dict[str, Any]:
     """
     store, layout = open_root(config, existing=True)
     named = _named(store, layout, config.run) if config.run else None
-    found = [*_runs(store, layout, config.run), *_manifests(store, layout)]
+    found = [*_runs(store, layout, config.run), *_manifests(store, layout), *_temporaries(store, layout)]
     waste = [each for each in found if each.objects and (_old(each.objects) or _is(each, named))]
     resumable = [each.record() for each in _resumable(store, layout, config.run)]
     removed = [each.record() for each in waste if not delete or _remove(store, each)]
@@ -123,6 +124,14 @@ def _manifests(store: Store, layout: Layout) -> Iterator[Waste]:
                     folder = f"{paths.folder}/{each}"
                     if each.startswith("manifest-") and folder != used:
                         yield Waste("manifest", folder, _objects(store, folder))
+
+
+def _temporaries(store: Store, layout: Layout) -> Iterator[Waste]:
+    """What processes that were killed were writing to a local disk."""
+    if store.is_local(layout.root):
+        for each in store.find(layout.root):
+            if re.search(r"/\.[0-9a-f]{32}\.tmp$", each.uri):
+                yield Waste("temporary", each.uri, (each,))
 
 
 def _remove(store: Store, waste: Waste) -> bool:

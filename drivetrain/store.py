@@ -164,10 +164,16 @@ class Store:
         if os.stat(above).st_dev != os.stat(folder).st_dev or not os.access(above, os.W_OK):
             above = folder
         path = os.path.join(above, f".{uuid.uuid4().hex}.tmp")
-        with open(path, "xb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
+        try:
+            with open(path, "xb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+        except OSError:
+            # On a full disk, what is half written takes the room that is left.
+            with suppress(OSError):
+                os.unlink(path)
+            raise
         return path
 
     def replace(self, uri: str, data: bytes) -> None:

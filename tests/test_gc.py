@@ -72,19 +72,22 @@ def test_it_takes_what_nobody_refers_to_and_nothing_else(config: Config) -> None
     STORE.create(f"{loser}/00000.parquet", b"frozen by the second of two commands")
     unplanned = f"{layout.plan('shop', 'plan', 'coming').folder}/manifest-0123456789ab"
     STORE.create(f"{unplanned}/00000.parquet", b"its plan.json may still come")
+    killed = Path(waits.paths.folder) / f".{'0af3' * 8}.tmp"
+    killed.write_bytes(b"half of a part")
     aged(config)
     before = files(config)
 
     found = collect_garbage(config)
     assert files(config) == before, "a look changes nothing"
-    assert {each["path"] for each in found["removable"]} == {lost.paths.folder, loser}
+    assert {each["path"] for each in found["removable"]} == {lost.paths.folder, loser, str(killed)}
     assert [each["path"] for each in found["resumable"]] == [waits.paths.folder]
 
     removed = collect_garbage(config, delete=True)["removed"]
     assert removed == found["removable"]
     after = files(config)
     gone = {path for path in before if path not in after}
-    assert gone == {path for path in before if path.startswith((f"{lost.paths.folder}/", loser))} - {lost.paths.record}
+    expected = {path for path in before if path.startswith((f"{lost.paths.folder}/", loser))} - {lost.paths.record}
+    assert gone == expected | {str(killed)}
     assert after == {path: data for path, data in before.items() if path in after} | {
         lost.paths.commit: after[lost.paths.commit]
     }
