@@ -13,7 +13,7 @@ PIP := $(BIN)/pip install --quiet --disable-pip-version-check --constraint const
 demo: $(VENV)/.demo
 	$(BIN)/drivetrain demo --root $(ROOT) $(if $(STORAGE),--storage $(STORAGE))
 
-## The tests, with every server they need. Under 10 minutes on 2 CPUs.
+## The tests, with every server they need.
 test: $(VENV)/.dev
 	$(BIN)/python -m pytest -m "not thorough"
 

@@ -18,6 +18,7 @@ import drivetrain
 from drivetrain.config import Config, nearest, parse_storage
 from drivetrain.console import printable, say
 from drivetrain.errors import DrivetrainError, StoreError
+from drivetrain.told import lines_of
 
 GOES_ON = "What is finished is kept; the same command goes on."
 COMMON = ("root", "storage")
@@ -107,7 +108,7 @@ def _option(key: str) -> click.Option:
 def _told(result: dict[str, Any], config: Config, json_only: bool) -> int:
     """Print a result; returns the exit code that it stands for."""
     if not json_only:
-        for line in _summary(result):
+        for line in lines_of(result):
             click.echo(printable(line))
     click.echo(printable(json.dumps(result, ensure_ascii=False, default=str)))
     if result.get("too_many_failed"):
@@ -117,71 +118,27 @@ def _told(result: dict[str, Any], config: Config, json_only: bool) -> int:
     return 4 if config.fail_on_drift and result.get("verdict") == "drift" else 0
 
 
-def _summary(result: dict[str, Any]) -> list[str]:
-    """The result for a person."""
-    lines = []
-    if "rows" in result:
-        lines.append(f"{result['rows']:,} images, {result['failed']:,} failed; rows in {result['parts']}")
-    if result.get("too_many_failed"):
-        lines.append(
-            f"Too many images failed: {result['reasons']}. If that is usual, raise --max-failed for the next run."
-        )
-    if "verdict" in result:
-        lines += [f"Verdict: {result['verdict']}. {result['sentence']}", f"Lever to pull: {result['lever']}"]
-        lines.append(f"Report: {result['report']}")
-    if "checks" in result:
-        lines += _checked(result)
-    if "architecture" in result:
-        lines += _about(result)
-    if "comparison" in result:
-        agreement = result["agreement"]
-        same = f"{agreement:.1%} of the labels are the same; " if agreement is not None else ""
-        lines.append(f"{same}comparison: {result['comparison']}")
-    return lines
-
-
-def _checked(result: dict[str, Any]) -> list[str]:
-    """What the doctor found, for a person: a line for each check, and below it what to type."""
-    lines = []
-    for check in result["checks"]:
-        state = "FAILED" if check["state"] == "failed" else check["state"]
-        lines.append(f"{check['name']:9} {state:12} {check['found']}")
-        lines += [" " * 23 + line for line in check["mend"].splitlines()]
-    return lines
-
-
-def _about(learner: dict[str, Any]) -> list[str]:
-    """A learner for a person."""
-    words = learner["vocab"]
-    classes = f"{len(words)} classes: {', '.join(words[:8])}{', …' if len(words) > 8 else ''}" if words else "numbers"
-    threshold = f", threshold {learner['threshold']:g}" if learner["threshold"] is not None else ""
-    read = "as data; nothing of the file was run" if learner["read"] == "data" else "by fastai, vouched for"
-    lines = [
-        f"sha256        {learner['sha256']}",
-        f"read          {read}",
-        f"network       {learner['architecture']}; {learner['parameters']:,} parameters",
-        f"predicts      {learner['task'].replace('_', '-')}, {classes}",
-        f"loss          {learner['loss']}; {learner['activation']}{threshold}",
-        f"embedding     {learner['layer'] or 'none'}, {learner['embedding_size']} numbers",
-        f"pixels        {learner['pixels']}",
-        *(f"                {transform}" for transform in learner["transforms"]),
-        f"engine        {learner['engine']}",
-        "layers        " + ", ".join(f"{name} {kind}" for name, kind in learner["layers"].items()),
-    ]
-    return lines + [f"note          {note}" for note in learner["unread"]]
-
-
 class _Terminated(BaseException):
     """SIGTERM came: whoever works has time to say so."""
 
 
 def _terminate(number: int, frame: object) -> None:
-    raise _Terminated
+    """End the work where it stands, unless it is ending already.
+
+    Python swallows what is raised while it runs a destructor or a callback, so this is tried again until it works.
+    """
+    signal.setitimer(signal.ITIMER_REAL, 1.0)
+    ending = sys.exception()
+    while ending and not isinstance(ending, _Terminated):
+        ending = ending.__context__
+    if not ending:
+        raise _Terminated
 
 
 def _guarded(work: Callable[[], int]) -> None:
     """Run a command; errors with a plain message show it and nothing else."""
     signal.signal(signal.SIGTERM, _terminate)
+    signal.signal(signal.SIGALRM, _terminate)
     try:
         code = work()
     except DrivetrainError as error:
@@ -196,11 +153,12 @@ def _guarded(work: Callable[[], int]) -> None:
         say(GOES_ON)
         code = 1
     except KeyboardInterrupt:
-        click.echo("Stopped. What is finished is kept; the same command goes on.", err=True)
+        say(f"Stopped. {GOES_ON}")
         code = 1
     except _Terminated:
-        click.echo("Ended by SIGTERM. What is finished is kept; the same command goes on.", err=True)
+        say(f"Ended by SIGTERM. {GOES_ON}")
         code = 128 + signal.SIGTERM
+    signal.setitimer(signal.ITIMER_REAL, 0)
     sys.exit(code)
 
 
@@ -320,24 +278,9 @@ def gc(
 
     def work() -> int:
         config = Config.load(config_file, root=root, run=run, storage=parse_storage(storage))
-        result = drivetrain.collect_garbage(config, delete=delete)
-        if not json_only:
-            _tell_waste(result)
-        click.echo(json.dumps(result, ensure_ascii=False))
-        return 0
+        return _told(drivetrain.collect_garbage(config, delete=delete), config, json_only)
 
     _guarded(work)
-
-
-def _tell_waste(result: dict[str, Any]) -> None:
-    found = result["removed"] if "removed" in result else result["removable"]
-    for each in found:
-        click.echo(f"{each['what']:8}  {each['bytes']:>13,} bytes  {each['path']}")
-    size = sum(each["bytes"] for each in found)
-    done = "removed" if "removed" in result else "may be removed: add --delete"
-    click.echo(f"{size:,} bytes in {sum(each['objects'] for each in found):,} objects {done}")
-    for each in result["resumable"]:
-        click.echo(f"kept, its own command would finish it; or --run it:  {each['bytes']:,} bytes  {each['path']}")
 
 
 @main.command("ui")

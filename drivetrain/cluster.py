@@ -143,7 +143,7 @@ def connected(address: str | None, actors: int | None) -> Iterator[None]:
             f"No Ray cluster at {where}: {str(error).splitlines()[0]}\n"
             "If the cluster asks for a token, set RAY_AUTH_MODE=token, and RAY_AUTH_TOKEN or ~/.ray/auth_token."
         ) from None
-    if threading.current_thread() is threading.main_thread():
+    if on_sigterm is not None and threading.current_thread() is threading.main_thread():
         # Ray put its own in place, which ends the process without a word.
         signal.signal(signal.SIGTERM, on_sigterm)
     if found.dashboard_url and not own:
@@ -271,6 +271,7 @@ def _hand_out(actor: Any, queue: _Queue, busy: dict[Any, tuple[Any, int]], troub
 
 
 def _retry(task: int, trouble: _Trouble, waiting: deque[int], error: Exception) -> None:
+    """Take back the task of an actor that died. Raises RunError when another one would die as well."""
     lines = _ANSI.sub("", str(error)).strip().splitlines()
     if getattr(error, "actor_init_failed", False):
         raise RunError(f"No actor can start: {lines[-1]}\nIs drivetrain installed on every node of the cluster?")

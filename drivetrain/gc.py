@@ -47,9 +47,15 @@ def collect_garbage(config: Config, *, delete: bool = False) -> dict[str, Any]:
     """
     store, layout = open_root(config, existing=True)
     named = _named(store, layout, config.run) if config.run else None
-    found = [*_runs(store, layout, config.run), *_manifests(store, layout), *_temporaries(store, layout)]
+    runs = list(_uncommitted(store, layout))
+    kept = [run for run in runs if run.record.run_id != config.run and _resumes(store, layout, run)]
+    found = [
+        *(waste for run in runs if run not in kept for waste in _left_of(store, run)),
+        *_manifests(store, layout),
+        *_temporaries(store, layout),
+    ]
     waste = [each for each in found if each.objects and (_old(each.objects) or _is(each, named))]
-    resumable = [each.record() for each in _resumable(store, layout, config.run)]
+    resumable = [Waste("run", run.paths.folder, _objects(store, run.paths.folder)).record() for run in kept]
     removed = [each.record() for each in waste if not delete or _remove(store, each)]
     return {"removed" if delete else "removable": removed, "resumable": resumable, "root": layout.root}
 
@@ -80,7 +86,7 @@ def _objects(store: Store, folder: str) -> tuple[ObjectInfo, ...]:
 
 def _uncommitted(store: Store, layout: Layout) -> Iterator[Run]:
     for run_id in store.names(layout.runs):
-        if from_json(store, layout.run(run_id).record) and not (run := Run.find(store, layout, run_id)).committed():
+        if store.exists(layout.run(run_id).record) and not (run := Run.find(store, layout, run_id)).committed():
             yield run
 
 
@@ -90,25 +96,15 @@ def _resumes(store: Store, layout: Layout, run: Run) -> bool:
     return run.removed() is None and plan is not None and plan.digest == run.record.manifest
 
 
-def _resumable(store: Store, layout: Layout, named: str | None) -> Iterator[Waste]:
-    for run in _uncommitted(store, layout):
-        if _resumes(store, layout, run) and run.record.run_id != named:
-            yield Waste("run", run.paths.folder, _objects(store, run.paths.folder), run)
-
-
-def _runs(store: Store, layout: Layout, named: str | None) -> Iterator[Waste]:
-    """Runs that nothing leads to any more, and what is left of those that were claimed."""
-    for run in _uncommitted(store, layout):
-        if run.record.run_id != named and _resumes(store, layout, run):
-            continue
-        objects = _objects(store, run.paths.folder)
-        kept = {run.paths.record, run.paths.commit}
-        rest = tuple(each for each in objects if each.uri not in kept)
-        if rest:
-            yield Waste("run", run.paths.folder, rest, run)
-        elif run.removed():
-            # Claimed long enough ago that nobody comes late: the same command may begin it afresh.
-            yield Waste("claim", run.paths.folder, objects)
+def _left_of(store: Store, run: Run) -> Iterator[Waste]:
+    """What is to go of a run that nothing leads to any more, or that was claimed already."""
+    objects = _objects(store, run.paths.folder)
+    rest = tuple(each for each in objects if each.uri not in (run.paths.record, run.paths.commit))
+    if rest:
+        yield Waste("run", run.paths.folder, rest, run)
+    elif run.removed():
+        # Claimed long enough ago that nobody comes late: the same command may begin it afresh.
+        yield Waste("claim", run.paths.folder, objects)
 
 
 def _manifests(store: Store, layout: Layout) -> Iterator[Waste]:

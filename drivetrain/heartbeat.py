@@ -7,7 +7,6 @@ waiting for the other only saves the work.
 
 import os
 import platform
-import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -103,7 +102,7 @@ def alive(status: dict[str, Any]) -> bool:
         return False
     if status.get("host") != platform.node():
         return True
-    return status.get("pid") != os.getpid() and _runs(int(status.get("pid") or 0))
+    return bool(status["pid"] != os.getpid() and _runs(status["pid"]))
 
 
 def age(status: dict[str, Any]) -> timedelta:
@@ -112,8 +111,6 @@ def age(status: dict[str, Any]) -> timedelta:
 
 
 def _runs(pid: int) -> bool:
-    if sys.platform == "win32" or pid <= 0:
-        return True
     try:
         os.kill(pid, 0)
     except ProcessLookupError:

@@ -187,7 +187,7 @@ def _finish(run: Run, config: Config) -> Commit:
     done = _done_before(run, missing)
     with beating(run, done) as heart, cluster.connected(config.ray_address, config.actors):
         numbers = cluster.RunMetrics(run.record.source, run.record.run_id)
-        for shard, counts in _watched(run, config, missing, numbers):
+        for shard, counts in _watched(run, config, missing, done, numbers):
             scored[shard] = counts
             heart.done += counts.rows
         seconds = time.monotonic() - started
@@ -204,11 +204,11 @@ def _done_before(run: Run, missing: list[int]) -> int:
 
 
 def _watched(
-    run: Run, config: Config, missing: list[int], numbers: cluster.RunMetrics
+    run: Run, config: Config, missing: list[int], done: int, numbers: cluster.RunMetrics
 ) -> Iterator[tuple[int, PartCounts]]:
     """Score shards on actors, with progress and metrics beside."""
     record = run.record
-    if done := _done_before(run, missing):
+    if done:
         say(f"Resuming {record.run_id}: {record.shards - len(missing):,} of {record.shards:,} parts are there.")
     make = partial(
         _scorer,

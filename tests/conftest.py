@@ -1,9 +1,13 @@
 """Fixtures that every test may ask for. Each server starts when the first test wants it and ends with the session."""
 
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 import pytest
 from servers import RayCluster, S3Server, ray_head, s3_server
+
+if TYPE_CHECKING:
+    from learners import Exported
 
 ACCESS_KEY = "drivetrain-tests"
 SECRET_KEY = "not-a-secret"
@@ -21,6 +25,17 @@ def aws_environment() -> Iterator[None]:
         patch.setenv("AWS_ACCESS_KEY_ID", ACCESS_KEY)
         patch.setenv("AWS_SECRET_ACCESS_KEY", SECRET_KEY)
         yield
+
+
+@pytest.fixture(scope="session")
+def digits_export(tmp_path_factory: pytest.TempPathFactory) -> "Exported":
+    """A small learner of digits, trained for a moment: for tests to which its labels mean nothing."""
+    # fastai takes seconds to import, and few tests need it.
+    import learners
+
+    folder = tmp_path_factory.mktemp("train")
+    learners.write_digits(folder, 1000, 1300, by_label=True)
+    return learners.exported(learners.digits_learner(folder, epochs=1), folder.parent / "digits_export.pkl")
 
 
 @pytest.fixture(scope="session")

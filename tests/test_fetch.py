@@ -120,6 +120,7 @@ def test_a_closed_prefix_that_comes_first_is_rows_too(s3: S3Server) -> None:
     assert [each.error.reason for each in found if each.error] == ["denied"] * 20
 
 
+@pytest.mark.thorough
 def test_throttling_loses_nothing_and_costs_few_requests(s3: S3Server) -> None:
     """30 % of all requests get 503, over 2,000 objects."""
 

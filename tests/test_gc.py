@@ -160,4 +160,7 @@ def test_the_command_tells_what_it_would_do(config: Config) -> None:
     aged(config)
     said = CliRunner().invoke(main, ["gc", "--root", str(config.root)])
     assert said.exit_code == 0, said.output
-    assert "may be removed: add --delete" in said.output and "its own command would finish it" in said.output
+    assert (
+        "may be removed: add --delete" in said.output
+        and "Kept, its own command would finish it: shop-waits" in said.output
+    )

@@ -6,10 +6,8 @@ Minutes long: `make thorough`.
 import json
 import os
 import signal
-import subprocess
-import sys
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -18,6 +16,7 @@ import learners
 import numpy as np
 import pandas as pd
 import pytest
+from commands import Command, command, parts, whole
 from faulty import faulty_proxy
 from ray.cluster_utils import Cluster
 from servers import S3Server, poll
@@ -30,53 +29,10 @@ IMAGES, SHARD, RUNS, KILLS_A_RUN = 640, 64, 5, 4
 
 
 @pytest.fixture(scope="module")
-def exported(tmp_path_factory: pytest.TempPathFactory) -> learners.Exported:
-    folder = tmp_path_factory.mktemp("train")
-    learners.write_digits(folder, 1000, 1300, by_label=True)
-    return learners.exported(learners.digits_learner(folder, epochs=1), folder.parent / "export.pkl")
-
-
-@pytest.fixture(scope="module")
 def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("photos")
     learners.write_photos(folder, IMAGES)
     return folder
-
-
-class Driver:
-    """`drivetrain score` in a process of its own, which may be killed and started again."""
-
-    def __init__(self, log: Path, *flags: str) -> None:
-        self._log, self.starts = log, 0
-        self._command = [sys.executable, "-m", "drivetrain.cli", "score", "--source", "s", *flags]
-        self.process: subprocess.Popen[bytes] | None = None
-
-    def start(self) -> None:
-        self.starts += 1
-        with self._log.open("ab") as log:
-            self.process = subprocess.Popen(self._command, stdout=log, stderr=log, start_new_session=True)
-
-    def kill(self) -> None:
-        assert self.process
-        self.process.send_signal(signal.SIGKILL)
-        self.process.wait()
-
-    def code(self) -> int | None:
-        assert self.process
-        return self.process.poll()
-
-    def said(self) -> str:
-        return self._log.read_text(errors="replace")
-
-
-@contextmanager
-def driver(log: Path, *flags: str) -> Iterator[Driver]:
-    made = Driver(log, *flags)
-    try:
-        yield made
-    finally:
-        if made.process and made.process.poll() is None:
-            made.kill()
 
 
 # --- resume ---
@@ -84,7 +40,7 @@ def driver(log: Path, *flags: str) -> Iterator[Driver]:
 
 @pytest.mark.parametrize("share", [0.25, 0.5, 0.75])
 def test_resuming_repeats_only_the_shards_in_flight(
-    share: float, s3: S3Server, exported: learners.Exported, photos: Path, tmp_path: Path
+    share: float, s3: S3Server, digits_export: learners.Exported, photos: Path, tmp_path: Path
 ) -> None:
     """What was fetched twice is counted at the store."""
     wanted, bucket = 2, s3.bucket()
@@ -92,35 +48,25 @@ def test_resuming_repeats_only_the_shards_in_flight(
         Store(s3.storage).replace(f"{bucket}/images/{path.relative_to(photos)}", path.read_bytes())
     root = tmp_path / "root"
     with faulty_proxy(s3.endpoint, lambda method, path, nth: None) as proxy:
-        flags = ["--root", str(root), "--learner", exported.path, "--images", f"{bucket}/images", "--name", "n"]
+        flags = ["--root", str(root), "--learner", digits_export.path, "--images", f"{bucket}/images"]
         flags += ["--actors", str(wanted), "--storage", f"s3.endpoint_url={proxy.endpoint}", "--engine", "torch"]
-        with driver(tmp_path / "log", *flags) as command:
-            command.start()
+        with command(tmp_path / "log", *flags) as made:
+            made.start()
             poll(lambda: len(parts(root)) >= share * IMAGES / SHARD, "its share of the parts", 120)
-            command.kill()
+            made.kill()
             kept = {path: (path.read_bytes(), path.stat().st_mtime_ns) for path in parts(root)}
-            command.start()
-            poll(lambda: command.code() is not None, "the end", 120)
-            assert command.code() == 0, command.said()
+            made.start()
+            poll(lambda: made.code() is not None, "the end", 120)
+            assert made.code() == 0, made.said()
         reads = sum(count for (how, path), count in proxy.asked.items() if how == "GET" and "/images/" in path)
     assert {path: (path.read_bytes(), path.stat().st_mtime_ns) for path in kept} == kept
-    assert whole(root)
+    assert whole(root, IMAGES)
     # One image is read by the look before the work, of each of the two commands.
     again = reads - IMAGES - 2
     print(
         f"killed with {len(kept)} of {IMAGES // SHARD} parts: {again} images read again, {wanted * SHARD * 2} allowed"
     )
     assert 0 <= again <= wanted * SHARD * 2
-
-
-def parts(root: Path) -> list[Path]:
-    return sorted(root.glob("runs/*/parts/*.parquet"))
-
-
-def whole(root: Path) -> bool:
-    (folder,) = root.glob("runs/*")
-    uris = pd.read_parquet(folder / "parts", columns=["uri"])["uri"]
-    return (folder / "commit.json").exists() and len(uris) == IMAGES and bool(uris.is_unique)
 
 
 # --- kills ---
@@ -166,23 +112,23 @@ def nodes() -> Iterator[Nodes]:
 
 
 def test_twenty_kills_leave_the_rows_as_they_would_have_been(
-    nodes: Nodes, exported: learners.Exported, photos: Path, tmp_path: Path
+    nodes: Nodes, digits_export: learners.Exported, photos: Path, tmp_path: Path
 ) -> None:
-    flags = ["--learner", exported.path, "--images", str(photos), "--engine", "torch", "--name", "n"]
-    with driver(tmp_path / "unharmed", "--root", str(tmp_path / "expected"), "--actors", "0", *flags) as command:
-        command.start()
-        poll(lambda: command.code() == 0, "the unharmed run", 120)
+    flags = ["--learner", digits_export.path, "--images", str(photos), "--engine", "torch"]
+    with command(tmp_path / "unharmed", "--root", str(tmp_path / "expected"), "--actors", "0", *flags) as made:
+        made.start()
+        poll(lambda: made.code() == 0, "the unharmed run", 120)
     expected = rows_of(tmp_path / "expected")
     killed: dict[str, int] = {"driver": 0, "actor": 0, "raylet": 0}
     starts = 0
     for seed in range(RUNS):
         root = tmp_path / f"root{seed}"
         about = ["--root", str(root), "--actors", "3", "--ray-address", nodes.address, *flags]
-        with driver(tmp_path / f"log{seed}", *about) as command:
-            harm(command, root, nodes, Random(seed), killed)
-            poll(lambda: ended(command), "the end", 240)
-            assert whole(root), command.said()
-            starts += command.starts
+        with command(tmp_path / f"log{seed}", *about) as made:
+            harm(made, root, nodes, Random(seed), killed)
+            poll(lambda: ended(made), "the end", 240)
+            assert whole(root, IMAGES), made.said()
+            starts += made.starts
         found = rows_of(root)
         assert (found.index == expected.index).all() and (found["label"] == expected["label"]).all()
         for column in ("probs", "embedding"):
@@ -191,16 +137,16 @@ def test_twenty_kills_leave_the_rows_as_they_would_have_been(
     print(f"{killed} killed in {RUNS} runs, {starts} commands: each time the rows of the unharmed run")
 
 
-def harm(command: Driver, root: Path, nodes: Nodes, drawn: Random, killed: dict[str, int]) -> None:
+def harm(made: Command, root: Path, nodes: Nodes, drawn: Random, killed: dict[str, int]) -> None:
     """Kill something at four drawn moments of the run."""
-    command.start()
+    made.start()
     for at in sorted(drawn.sample(range(IMAGES // SHARD - 1), KILLS_A_RUN)):
-        poll(lambda at=at: ended(command) or (len(parts(root)) >= at and actors()), "a moment to kill", 240)  # type: ignore[misc]
+        poll(lambda at=at: ended(made) or (len(parts(root)) >= at and actors()), "a moment to kill", 240)  # type: ignore[misc]
         what = drawn.choice(["driver", "actor", "raylet"])
         assert not (root / "runs").exists() or not list(root.glob("runs/*/commit.json")), "it must not be done before"
         if what == "driver":
-            command.kill()
-            command.start()
+            made.kill()
+            made.start()
         elif what == "actor":
             os.kill(drawn.choice(actors()), signal.SIGKILL)
         else:
@@ -208,12 +154,12 @@ def harm(command: Driver, root: Path, nodes: Nodes, drawn: Random, killed: dict[
         killed[what] += 1
 
 
-def ended(command: Driver) -> bool:
+def ended(made: Command) -> bool:
     """Whether the command is done. One that stopped and says that it can be resumed is resumed."""
-    if command.code() not in (None, 0):
-        assert "run the same command" in command.said(), command.said()
-        command.start()
-    return command.code() == 0
+    if made.code() not in (None, 0):
+        assert "run the same command" in made.said(), made.said()
+        made.start()
+    return made.code() == 0
 
 
 def rows_of(root: Path) -> Any:

@@ -20,13 +20,6 @@ IMAGES = 130
 
 
 @pytest.fixture(scope="module")
-def exported(tmp_path_factory: pytest.TempPathFactory) -> learners.Exported:
-    folder = tmp_path_factory.mktemp("train")
-    learners.write_digits(folder, 1000, 1300, by_label=True)
-    return learners.exported(learners.digits_learner(folder, epochs=1), folder.parent / "export.pkl")
-
-
-@pytest.fixture(scope="module")
 def digits(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("digits")
     learners.write_digits(folder, 0, IMAGES)
@@ -34,10 +27,19 @@ def digits(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def score(
-    exported: learners.Exported, images: object, root: object, *more: str, before: Callable[[], None] | None = None
+    digits_export: learners.Exported, images: object, root: object, *more: str, before: Callable[[], None] | None = None
 ) -> tuple[int, str]:
     """The exit code of `drivetrain score` and all that it said."""
-    command = [sys.executable, "-m", "drivetrain.cli", "score", "--learner", exported.path, "--images", str(images)]
+    command = [
+        sys.executable,
+        "-m",
+        "drivetrain.cli",
+        "score",
+        "--learner",
+        digits_export.path,
+        "--images",
+        str(images),
+    ]
     command += ["--root", str(root), "--source", "s", "--name", "n", "--actors", "0", "--engine", "torch", *more]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120, preexec_fn=before)
     said = done.stdout + done.stderr
@@ -51,22 +53,22 @@ def no_large_file() -> None:
     resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))
 
 
-def test_a_disk_without_room_for_a_part(exported: learners.Exported, digits: Path, tmp_path: Path) -> None:
+def test_a_disk_without_room_for_a_part(digits_export: learners.Exported, digits: Path, tmp_path: Path) -> None:
     root = tmp_path / "root"
-    assert score(exported, digits, root, "--name", "other")[0] == 0, "the learner is known from here on"
-    code, said = score(exported, digits, root, before=no_large_file)
+    assert score(digits_export, digits, root, "--name", "other")[0] == 0, "the learner is known from here on"
+    code, said = score(digits_export, digits, root, before=no_large_file)
     assert code == 1 and "Could not write" in said and "part-00000.parquet" in said
     assert "What is finished is kept; the same command goes on." in said
     (run,) = root.glob("runs/s-n-*")
     assert not (run / "commit.json").exists() and not list(run.glob("parts/*"))
     assert not list(root.rglob("*.tmp")), "what is half written takes no room"
-    code, said = score(exported, digits, root)
+    code, said = score(digits_export, digits, root)
     assert code == 0 and len(pd.read_parquet(run / "parts")) == IMAGES
 
 
 @pytest.mark.thorough
 def test_keys_that_expire_in_the_middle_of_a_run(
-    s3: S3Server, exported: learners.Exported, digits: Path, tmp_path: Path
+    s3: S3Server, digits_export: learners.Exported, digits: Path, tmp_path: Path
 ) -> None:
     """For reads and writes alike, as a session's end is."""
     bucket, store = s3.bucket(), Store(s3.storage)
@@ -81,12 +83,12 @@ def test_keys_that_expire_in_the_middle_of_a_run(
 
         proxy.rule = expires
         about = ("--storage", f"s3.endpoint_url={proxy.endpoint}")
-        code, said = score(exported, f"{bucket}/images", f"{bucket}/root", *about)
+        code, said = score(digits_export, f"{bucket}/images", f"{bucket}/root", *about)
         assert code == 1 and "Error" in said
         names = [each.uri for each in store.find(f"{bucket}/root")]
         assert not [name for name in names if name.endswith("commit.json")]
         proxy.rule = lambda method, path, nth: None
-        code, said = score(exported, f"{bucket}/images", f"{bucket}/root", *about)
+        code, said = score(digits_export, f"{bucket}/images", f"{bucket}/root", *about)
     assert code == 0 and f"{IMAGES:,} images, 0 failed" in said
 
 
@@ -101,14 +103,14 @@ def test_keys_that_expire_in_the_middle_of_a_run(
     ids=["empty prefix", "one object", "read-only output", "missing bucket"],
 )
 def test_what_cannot_work_says_so_and_leaves_no_commit(
-    images: str, root: str, code: int, line: str, s3: S3Server, exported: learners.Exported, digits: Path,
+    images: str, root: str, code: int, line: str, s3: S3Server, digits_export: learners.Exported, digits: Path,
     tmp_path: Path,
 ) -> None:  # fmt: skip
     (tmp_path / "nothing").mkdir()
     (tmp_path / "one.png").write_bytes(next(digits.iterdir()).read_bytes())
     filled = {"tmp": tmp_path, "digits": digits}
     found, said = score(
-        exported, images.format(**filled), root.format(**filled), "--storage", f"s3.endpoint_url={s3.endpoint}"
+        digits_export, images.format(**filled), root.format(**filled), "--storage", f"s3.endpoint_url={s3.endpoint}"
     )
     assert (found, line in said) == (code, True), said
     assert not list(tmp_path.rglob("commit.json"))

@@ -133,7 +133,7 @@ def cases(most: int) -> list[tuple[tuple[int, Fault], tuple[int, Fault]]]:
 
 @pytest.mark.slow
 def test_a_command_that_dies_at_any_call_twice_loses_nothing() -> None:
-    chosen = cases(150)
+    chosen = cases(100)
     looks = 0
     for first, second in chosen:
         world = World()
@@ -149,7 +149,7 @@ def test_a_command_that_dies_at_any_call_twice_loses_nothing() -> None:
 @pytest.mark.slow
 def test_two_commands_at_once_make_one_run_in_any_order() -> None:
     """Half of the time one of the two dies as well, or loses a reply."""
-    number = 4000 if ALL else 150
+    number = 4000 if ALL else 100
     most = 2 * calls_of_a_command()
     looks = 0
     for seed in range(number):

@@ -1,0 +1,74 @@
+"""What a command's result says to a person. Knows the results' keys; prints nothing."""
+
+from typing import Any
+
+
+def lines_of(result: dict[str, Any]) -> list[str]:
+    """What a command's result says to a person, line by line."""
+    lines = []
+    if "rows" in result:
+        lines.append(f"{result['rows']:,} images, {result['failed']:,} failed; rows in {result['parts']}")
+    if result.get("too_many_failed"):
+        lines.append(
+            f"Too many images failed: {result['reasons']}. If that is usual, raise --max-failed for the next run."
+        )
+    if "verdict" in result:
+        lines += [f"Verdict: {result['verdict']}. {result['sentence']}", f"Lever to pull: {result['lever']}"]
+        lines.append(f"Report: {result['report']}")
+    if "checks" in result:
+        lines += _checked(result)
+    if "architecture" in result:
+        lines += _about(result)
+    if "comparison" in result:
+        agreement = result["agreement"]
+        same = f"{agreement:.1%} of the labels are the same; " if agreement is not None else ""
+        lines.append(f"{same}comparison: {result['comparison']}")
+    if "resumable" in result:
+        lines += _waste(result)
+    return lines
+
+
+def _checked(result: dict[str, Any]) -> list[str]:
+    """What the doctor found, for a person: a line for each check, and below it what to type."""
+    lines = []
+    for check in result["checks"]:
+        state = "FAILED" if check["state"] == "failed" else check["state"]
+        lines.append(f"{check['name']:9} {state:12} {check['found']}")
+        lines += [" " * 23 + line for line in check["mend"].splitlines()]
+    return lines
+
+
+def _about(learner: dict[str, Any]) -> list[str]:
+    """A learner for a person."""
+    words = learner["vocab"]
+    classes = f"{len(words)} classes: {', '.join(words[:8])}{', …' if len(words) > 8 else ''}" if words else "numbers"
+    threshold = f", threshold {learner['threshold']:g}" if learner["threshold"] is not None else ""
+    read = "as data; nothing of the file was run" if learner["read"] == "data" else "by fastai, vouched for"
+    lines = [
+        f"sha256        {learner['sha256']}",
+        f"read          {read}",
+        f"network       {learner['architecture']}; {learner['parameters']:,} parameters",
+        f"predicts      {learner['task'].replace('_', '-')}, {classes}",
+        f"loss          {learner['loss']}; {learner['activation']}{threshold}",
+        f"embedding     {learner['layer'] or 'none'}, {learner['embedding_size']} numbers",
+        f"pixels        {learner['pixels']}",
+        *(f"                {transform}" for transform in learner["transforms"]),
+        f"engine        {learner['engine']}",
+        "layers        " + ", ".join(f"{name} {kind}" for name, kind in learner["layers"].items()),
+    ]
+    return lines + [f"note          {note}" for note in learner["unread"]]
+
+
+def _waste(result: dict[str, Any]) -> list[str]:
+    """What nobody refers to, and what is kept though it is not done."""
+    done = "removed" in result
+    found = result["removed" if done else "removable"]
+    lines = [f"{each['what']:9}  {each['bytes']:>13,} bytes  {each['path']}" for each in found]
+    size, objects = (sum(each[key] for each in found) for key in ("bytes", "objects"))
+    lines.append(f"{size:,} bytes in {objects:,} objects {'removed' if done else 'may be removed: add --delete'}")
+    for each in result["resumable"]:
+        name = each["path"].rsplit("/", 1)[-1]
+        lines.append(
+            f"Kept, its own command would finish it: {name}, {each['bytes']:,} bytes; to remove it: --run {name}"
+        )
+    return lines
