@@ -143,7 +143,7 @@ class Watch:
 def drive(count: int) -> dict[str, Any]:
     """List, freeze, dispatch and commit so many images in this process."""
     fsspec.register_implementation("s3", SimulatedS3, clobber=True)
-    from drivetrain import Config, cluster, score
+    from drivetrain import Config, cluster, pool, score
     from drivetrain.layout import Layout
     from drivetrain.manifest import freeze, list_images
     from drivetrain.run import Run
@@ -158,7 +158,7 @@ def drive(count: int) -> dict[str, Any]:
             store, layout, listing.images, source="all", kind="plan", name="one", prefix="in", skipped=listing.skipped
         )
     score._scorer = StubScorer
-    commit, run_tasks = Run.commit, cluster.run_tasks
+    commit, run_tasks = Run.commit, pool.run_tasks
 
     def committed(*args: Any) -> Any:
         with watch.phase("commit"):
@@ -173,7 +173,7 @@ def drive(count: int) -> dict[str, Any]:
         with watch.phase("dispatch"):
             yield from results
 
-    Run.commit, cluster.run_tasks = committed, dispatched  # type: ignore[method-assign, assignment]
+    Run.commit, pool.run_tasks = committed, dispatched  # type: ignore[method-assign, assignment]
     # What a run's record takes from a learner; there is none here.
     info: Any = SimpleNamespace(
         model_id="stub", sha256="0" * 64, task="single_label", vocab=("cat",), layer="", embedding_size=0

@@ -1,125 +1,32 @@
-"""The door to Ray's tasks, actors and metrics (`submit` is the one to its jobs). It knows no image.
+"""The door to a Ray cluster: the connection, the places it has for actors, metrics. It knows no actor and no image.
 
-A task is a number; a worker turns it into a result. Tasks are done at least once: whatever a worker writes must be
-harmless when written twice. An actor that dies is replaced and its task tried again, up to MAX_ATTEMPTS times; an
-exception that a worker raises is a wrong setting or a bug and ends the work at once. 0 actors do everything in this
-process, in order: for debugging, and for tests of everything but Ray.
-
-A task that ended its actor is done again step by step, and the actor says before each step which one it is: the step
-that ends two actors more is left out. So one image can't stop a run, and costs three actors.
+`pool` has the actors and their tasks, `submit` the jobs.
 """
 
 import logging
 import os
-import re
 import signal
 import subprocess
 import sys
 import threading
 import time
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import Any, Protocol, TypeVar
+from typing import Any
 
 import ray
 from ray.util import metrics
 
 from drivetrain.console import say
 from drivetrain.dashboard import OPEN_MEANS, open_to_others
-from drivetrain.errors import DrivetrainError, RunError
+from drivetrain.errors import RunError
 
-# Deaths of a task's actors that no step explains.
-MAX_ATTEMPTS = 3
-# With more of them in one task it is the machine that ends actors, and not what they work on.
-MOST_FATAL_STEPS = 16
 DASHBOARD_SECONDS = 2.0
 MEND_OPEN = "Start every node under RAY_AUTH_MODE=token (cluster.yaml shows it)."
-_ANSI = re.compile(r"\x1b\[[0-9;]*m")
-
-Result = TypeVar("Result", covariant=True)
-
-
-class Worker(Protocol[Result]):
-    """Turns a task into a result."""
-
-    def run(self, task: int, upcoming: int | None) -> Result:
-        """Do one task. ``upcoming`` is most likely the next one: what it needs may be fetched already."""
-        ...
-
-    def steps(
-        self, task: int, first: int | None, without: frozenset[int]
-    ) -> Iterator[tuple[int | None, Result | None]]:
-        """Do one task step by step: (step, None) before each step, (None, result) at the end.
-
-        The step ``first`` comes first, to see soon whether it was it; those in ``without`` are left out.
-        """
-        ...
-
-
-class _Actor:
-    """A worker on its own process. Making the worker waits for the first task, so that its errors come back."""
-
-    def __init__(self, make: Callable[[], Worker[Any]]) -> None:
-        self._make = make
-        self._worker: Worker[Any] | None = None
-
-    def _made(self) -> Worker[Any]:
-        if self._worker is None:
-            self._worker = self._make()
-        return self._worker
-
-    def run(self, task: int, upcoming: int | None) -> Any:
-        return self._made().run(task, upcoming)
-
-    def steps(self, task: int, first: int | None, without: frozenset[int]) -> Iterator[Any]:
-        yield from self._made().steps(task, first, without)
-
-
-@dataclass
-class _Trouble:
-    """What is known of a task that ended its actor: the step it was at, and the steps that are to blame."""
-
-    at: int | None = None
-    suspect: int | None = None
-    fatal: frozenset[int] = frozenset()
-    unexplained: int = 0
-
-    def died(self) -> None:
-        """An actor died at the step ``at``, None if at no known one."""
-        if self.at is not None and self.at == self.suspect:
-            self.fatal, self.suspect, self.unexplained = self.fatal | {self.at}, None, 0
-        else:
-            self.suspect, self.unexplained = self.at, self.unexplained + 1
-        self.at = None
-
-
-class _Queue:
-    """The tasks that wait. One of them is set apart for each actor, so that it can be told what comes next."""
-
-    def __init__(self, tasks: Iterable[int]) -> None:
-        self.waiting = deque(tasks)
-        self._apart: dict[Any, int] = {}
-
-    def take(self, actor: Any) -> tuple[int, int | None] | None:
-        """The next task of an actor and the one after it, or None if nothing is left."""
-        task = self._apart.pop(actor, None)
-        if task is None and self.waiting:
-            task = self.waiting.popleft()
-        elif task is None and self._apart:
-            # Rather than idle, take what another actor would do later; what that one fetched for it is lost.
-            task = self._apart.popitem()[1]
-        if task is None:
-            return None
-        if self.waiting:
-            self._apart[actor] = self.waiting.popleft()
-        return task, self._apart.get(actor)
-
-    def give_back(self, actor: Any) -> None:
-        """An actor is gone; what was set apart for it waits again."""
-        if actor in self._apart:
-            self.waiting.appendleft(self._apart.pop(actor))
+# Between two looks at what the cluster has.
+LOOK_SECONDS = 2.0
+# Ray starts an actor in a second or two, on a busy machine in many.
+START_SECONDS = 30.0
 
 
 @contextmanager
@@ -195,104 +102,79 @@ def _tell(address: str) -> None:
     sys.stdout.write(f"{found.get('CPU', 0):.0f} CPUs, {found.get('GPU', 0):.0f} GPUs, Ray {ray.__version__}")
 
 
-def default_actors(gpus_per_actor: float) -> int:
-    """One actor a CPU of the cluster, or as many as its GPUs hold.
+class Places:
+    """How many actors are wanted, how many the cluster's nodes hold, and what to say while none of them has a place.
 
-    A cluster that has no worker yet grows by what is asked for: 1, and a line that says how to ask for more.
+    Without a number from the user as many are wanted as the cluster ever had places for since the work began: a node
+    that joins gets actors, and for one that was lost actors wait, which is what an autoscaler goes by.
     """
-    resources = ray.cluster_resources()
-    fit = int(resources.get("GPU", 0) / gpus_per_actor) if gpus_per_actor else int(resources.get("CPU", 0))
-    if fit == 0:
-        say("The cluster has no worker yet, and will start one for 1 actor. Say --actors N for more.")
-    return max(1, fit)
 
+    def __init__(self, actors: int | None, gpus_per_actor: float) -> None:
+        self.gpus_per_actor, self._given = gpus_per_actor, actors
+        self.wanted = actors or 0
+        self._there = 0
+        self._looked, self._none_since = float("-inf"), time.monotonic()
+        self._said = ""
 
-def run_tasks(
-    make: Callable[[], Worker[Result]], tasks: Iterable[int], *, actors: int | None, gpus_per_actor: float = 0.0
-) -> Iterator[tuple[int, Result]]:
-    """Do every task and yield (task, result) as they finish, in any order.
+    def look(self) -> None:
+        """See which nodes there are, unless that was seen a moment ago."""
+        if time.monotonic() - self._looked < LOOK_SECONDS:
+            return
+        self._looked = time.monotonic()
+        self._there = sum(_places_of(node["Resources"], self.gpus_per_actor) for node in ray.nodes() if node["Alive"])
+        if self._given is None and (more := max(1, self._there)) > self.wanted:
+            if self.wanted:
+                say(f"The cluster has grown: {more:,} actors now, {self.wanted:,} before.")
+            self.wanted = more
 
-    Raises whatever a worker raises, and RunError when a task has killed its actor MAX_ATTEMPTS times.
-    """
-    queue = _Queue(tasks)
-    if actors == 0:
-        worker = make()
-        while given := queue.take(None):
-            yield given[0], worker.run(*given)
-        return
-    wanted = min(actors or default_actors(gpus_per_actor), len(queue.waiting))
-    remote = ray.remote(num_cpus=1, num_gpus=gpus_per_actor, max_restarts=0, max_task_retries=0)(_Actor)
-    troubles: dict[int, _Trouble] = {}
-    busy: dict[Any, tuple[Any, int]] = {}
-    try:
-        for _ in range(wanted):
-            _hand_out(remote.remote(make), queue, busy, troubles)
-        while busy:
-            ready, _ = ray.wait(list(busy), num_returns=1)
-            actor, task = busy[ready[0]]
-            try:
-                step, result = _received(ready[0])
-            except ray.exceptions.RayTaskError as error:
-                raise _cause(error) from None
-            except ray.exceptions.RayError as error:
-                queue.give_back(actor)
-                _retry(task, troubles.setdefault(task, _Trouble()), queue.waiting, error)
-                actor = remote.remote(make)
-            else:
-                if step is not None:
-                    troubles[task].at = step
-                    continue
-                yield task, result
-            del busy[ready[0]]
-            _hand_out(actor, queue, busy, troubles)
-    finally:
-        for actor, _ in busy.values():
-            ray.kill(actor)
+    def tell(self, somebody_works: bool) -> None:
+        """Say what is waited for while no actor has a place: once, and again when it is something else."""
+        if somebody_works:
+            self._none_since, self._said = time.monotonic(), ""
+            return
+        text = self._no_place() if not self._there else self._no_start()
+        if text and text != self._said:
+            say(text)
+            self._said = text
 
-
-def _received(ready: Any) -> tuple[int | None, Any]:
-    """What came from an actor: (step, None) or (None, result)."""
-    if isinstance(ready, ray.ObjectRefGenerator):
-        received: tuple[int | None, Any] = ray.get(next(ready))
-        return received
-    return None, ray.get(ready)
-
-
-def _hand_out(actor: Any, queue: _Queue, busy: dict[Any, tuple[Any, int]], troubles: dict[int, _Trouble]) -> None:
-    if not (given := queue.take(actor)):
-        return
-    task, upcoming = given
-    if trouble := troubles.get(task):
-        # The actor waits before a step until the driver knows which one it is.
-        steps = actor.steps.options(num_returns="streaming", _generator_backpressure_num_objects=1)
-        busy[steps.remote(task, trouble.suspect, trouble.fatal)] = (actor, task)
-    else:
-        busy[actor.run.remote(task, upcoming)] = (actor, task)
-
-
-def _retry(task: int, trouble: _Trouble, waiting: deque[int], error: Exception) -> None:
-    """Take back the task of an actor that died. Raises RunError when another one would die as well."""
-    lines = _ANSI.sub("", str(error)).strip().splitlines()
-    if getattr(error, "actor_init_failed", False):
-        raise RunError(f"No actor can start: {lines[-1]}\nIs drivetrain installed on every node of the cluster?")
-    trouble.died()
-    first_line = lines[0]
-    if trouble.unexplained >= MAX_ATTEMPTS or len(trouble.fatal) > MOST_FATAL_STEPS:
-        times = f"{MAX_ATTEMPTS} times" if not trouble.fatal else f"at {len(trouble.fatal)} images and more"
-        raise RunError(
-            f"Shard {task} ended its actor {times}; the last time: {first_line}\n"
-            "Everything finished so far is kept. Give actors more memory (fewer --actors) and run the same command."
+    def _no_place(self) -> str:
+        address = ray.get_runtime_context().gcs_address
+        return (
+            f"Waiting for a node: an actor needs {self._need()}, and no node has that ({_what_there_is()}).\n"
+            f"An autoscaler starts nodes for {_counted(self.wanted, 'actor')}; --actors N asks for more. Without one, "
+            f"type on a machine that has drivetrain:   ray start --address={address}"
         )
-    say(f"An actor died on shard {task} ({first_line}); trying again on a new one.")
-    waiting.append(task)
+
+    def _no_start(self) -> str:
+        if time.monotonic() - self._none_since < START_SECONDS:
+            return ""
+        return (
+            f"Waiting for a place: no actor has started for {START_SECONDS:.0f} s. Each needs {self._need()}; the "
+            f"cluster has room for {self._there:,} ({_what_there_is()}), if nobody else works on it.\n"
+            "To see who does, type on the cluster's head:   ray status"
+        )
+
+    def _need(self) -> str:
+        return "1 CPU" + (f" and {self.gpus_per_actor:g} GPU" if self.gpus_per_actor else "")
 
 
-def _cause(error: Exception) -> BaseException:
-    cause = getattr(error, "cause", None)
-    # Ray's own error is of the cause's class too, and its text is a stack trace.
-    if isinstance(cause, DrivetrainError | OSError):
-        return cause
-    return error
+def _places_of(resources: Mapping[str, float], gpus_per_actor: float) -> int:
+    """How many actors one node holds. Several share a GPU only if it holds each of them whole."""
+    cpus, gpus = int(resources.get("CPU", 0)), int(resources.get("GPU", 0))
+    if not gpus_per_actor:
+        return cpus
+    # A third of a GPU is written as 0.33 or 0.3333.
+    on_gpus = gpus * int(1 / gpus_per_actor + 1e-9) if gpus_per_actor <= 1 else int(gpus / gpus_per_actor)
+    return min(cpus, on_gpus)
+
+
+def _what_there_is() -> str:
+    found = ray.cluster_resources()
+    return f"{_counted(int(found.get('CPU', 0)), 'CPU')} and {_counted(int(found.get('GPU', 0)), 'GPU')} in all"
+
+
+def _counted(number: int, what: str) -> str:
+    return f"{number:,} {what}" + ("" if number == 1 else "s")
 
 
 class RunMetrics:

@@ -3,10 +3,16 @@
 Knows size, etag and MD5, and what a store answers. Does not know what an image is. A body that was cut or flipped on
 its way is read again. An image that the store refuses is a row; a store that hands out nothing is no result: it raises,
 and nothing of it is written.
+
+Nobody below tries again: each request is counted here. A store that throttles is asked more slowly by all readers of a
+Fetcher together, and as long as an image may take; what else passes (silence, a broken line, an internal error) is
+asked for a few times more.
 """
 
 import hashlib
+import time
 from dataclasses import dataclass
+from random import uniform
 from threading import Lock
 from typing import Any
 
@@ -16,6 +22,18 @@ from drivetrain.store import Store, refusal
 
 # Reads of one image whose bytes are not the listed ones.
 MOST_READS = 3
+# Seconds that one image may take; then it is a row.
+MOST_SECONDS = 60.0
+# Seconds of silence after which a request is given up.
+PATIENCE = 10.0
+# Seconds before an image is tried again for which the line broke. A first try is two requests, obstore's and s3fs's.
+PAUSES = (0.5, 1.0, 2.0)
+# Seconds for which a store that throttles is left alone, first and most.
+FIRST_PAUSE, MOST_PAUSE = 0.1, 5.0
+THROTTLES = frozenset(
+    ["SlowDown", "ServiceUnavailable", "503", "429", "TooManyRequests", "RequestLimitExceeded", "ThrottlingException"]
+)
+PASSING = frozenset(["InternalError", "RequestTimeout", "500", "502", "504"])
 # Refused images in a row, after which the store itself is asked for.
 SUSPICIOUS = 8
 # Images whose bytes came twice the same and are not what their etag says: etags are no MD5s here (SSE-KMS).
@@ -35,6 +53,44 @@ class Fetched:
     error: ImageError | None = None
 
 
+class Gate:
+    """One back-off for many readers: while a store throttles one of them, none of them asks."""
+
+    def __init__(self) -> None:
+        self._lock = Lock()
+        self._pause = FIRST_PAUSE
+        self._closed = self._opens = float("-inf")
+        self.closings = 0
+
+    @property
+    def left(self) -> float:
+        """Seconds until it opens."""
+        return max(0.0, self._opens - time.monotonic())
+
+    def passed(self, until: float) -> bool:
+        """Wait until it is open; False if that would be later than ``until``."""
+        while left := self.left:
+            if time.monotonic() + left > until:
+                return False
+            # Not all at once when it opens.
+            time.sleep(left + uniform(0, self._pause))
+        return True
+
+    def close(self, asked: float) -> None:
+        """The store throttled a request. One that was on its way when the gate closed last says nothing new."""
+        with self._lock:
+            if asked > self._closed:
+                self._closed = time.monotonic()
+                self._opens = self._closed + self._pause
+                self._pause = min(MOST_PAUSE, 2 * self._pause)
+                self.closings += 1
+
+    def ease(self) -> None:
+        """The store answered: trust it a little more."""
+        with self._lock:
+            self._pause = max(FIRST_PAUSE, 0.9 * self._pause)
+
+
 class Fetcher:
     """Reads the images of one run. May be used by many threads.
 
@@ -44,7 +100,8 @@ class Fetcher:
 
     def __init__(self, store: Store, readable: str = "") -> None:
         self._readable = readable
-        self._store, self._lock = store, Lock()
+        self._store, self._lock = store.once(PATIENCE), Lock()
+        self.gate = Gate()
         self._refused, self._other_digests = 0, 0
         self._last_read = ""
         self._outage = ""
@@ -58,7 +115,7 @@ class Fetcher:
         if self._outage:
             raise Outage(self._outage)
         try:
-            fetched = self._checked(image)
+            fetched = self._patiently(image)
         except FileNotFoundError as error:
             return _failed("vanished", f"{type(error).__name__}: it was there when listed")
         except PermissionError as error:
@@ -68,8 +125,31 @@ class Fetcher:
         self._refused, self._last_read = 0, image["uri"]
         return fetched
 
-    def _checked(self, image: dict[str, Any]) -> Fetched:
-        data, etag = self._store.fetch(image["uri"])
+    def _patiently(self, image: dict[str, Any]) -> Fetched:
+        """Read an image, again where that may help. Raises what it met last."""
+        last_start = time.monotonic() + MOST_SECONDS - PATIENCE
+        error: OSError = TimeoutError(f"the store throttled for {MOST_SECONDS:.0f} s")
+        pauses, first = list(PAUSES), True
+        while not self._outage and self.gate.passed(last_start):
+            asked = time.monotonic()
+            try:
+                fetched = self._checked(image, first)
+            except OSError as met:
+                error, first = met, False
+            else:
+                self.gate.ease()
+                return fetched
+            if refusal(error) in THROTTLES:
+                self.gate.close(asked)
+            elif not pauses or not _passes(error):
+                break
+            else:
+                time.sleep(pauses.pop(0))
+        raise error
+
+    def _checked(self, image: dict[str, Any], first: bool) -> Fetched:
+        uri = image["uri"]
+        data, etag = self._store.fetch(uri) if first else (self._store.read(uri), None)
         if (not etag or etag == image["etag"]) and (verified := self._fits(image, data)) is not None:
             return Fetched(data, verified)
         return self._again(image, data)
@@ -130,6 +210,11 @@ class Fetcher:
         except (OSError, StoreError):
             return False
         return True
+
+
+def _passes(error: OSError) -> bool:
+    """Whether the same request may be answered a moment later."""
+    return isinstance(error, ConnectionError | TimeoutError) or refusal(error) in PASSING
 
 
 def _failed(reason: str, text: str) -> Fetched:

@@ -18,8 +18,10 @@ KNOWN_CLIENT_OPTIONS = frozenset(["region_name", "endpoint_url"])
 KNOWN_CONFIG = frozenset(["connect_timeout", "read_timeout", "retries", "max_pool_connections"])
 # Credentials that a role gives change; botocore renews them, and is asked for them this often.
 ASK_AGAIN = timedelta(minutes=5)
-# After so many in a row obstore is not asked any more: it does not get on with this store.
+# After so many in a row that s3fs could read, obstore is not asked any more: it does not get on with this store.
 MOST_REFUSALS = 16
+# Without a setting of s3fs's.
+TIMEOUT_SECONDS = 20.0
 
 
 class ObstoreReader:
@@ -39,10 +41,13 @@ class ObstoreReader:
             return None
         except Exception:
             # Any: its errors, and keys that it does not take (empty segments, control characters).
-            self._refusals += 1
             return None
         self._refusals = 0
         return data, etag
+
+    def outdone(self) -> None:
+        """Note that s3fs could read what obstore could not: it was not the store."""
+        self._refusals += 1
 
 
 @cache
@@ -55,6 +60,7 @@ def reader_of(s3fs: Any, bucket: str) -> ObstoreReader | None:
 
         s3fs.connect()
         meta = s3fs.s3.meta
+        silence = timedelta(seconds=s3fs.config_kwargs.get("read_timeout", TIMEOUT_SECONDS))
         store = S3Store(
             bucket,
             endpoint=meta.endpoint_url,
@@ -63,7 +69,7 @@ def reader_of(s3fs: Any, bucket: str) -> ObstoreReader | None:
             credential_provider=_credentials(s3fs),
             # One try and little patience: whatever is not simple is for s3fs, which tries again and tells what it met.
             retry_config={"max_retries": 0},
-            client_options={"allow_http": meta.endpoint_url.startswith("http://"), "timeout": timedelta(seconds=20)},
+            client_options={"allow_http": meta.endpoint_url.startswith("http://"), "timeout": silence},
         )
     except Exception:
         return None

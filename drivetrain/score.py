@@ -11,7 +11,7 @@ from functools import partial
 from random import Random
 from typing import Any
 
-from drivetrain import cluster
+from drivetrain import cluster, pool
 from drivetrain.admit import admit_learner
 from drivetrain.config import Config
 from drivetrain.console import Counting, say
@@ -222,16 +222,14 @@ def _watched(
     )
     waiting = len(missing)
     with Counting(f"Scoring {record.source} {record.name}", record.images, done) as progress:
-        for shard, counts in cluster.run_tasks(
-            make, missing, actors=config.actors, gpus_per_actor=config.gpus_per_actor
-        ):
+        for shard, counts in pool.run_tasks(make, missing, actors=config.actors, gpus_per_actor=config.gpus_per_actor):
             waiting -= 1
             progress.add(counts.rows, counts.failed)
             numbers.add(counts.rows, counts.failed, waiting)
             yield shard, counts
 
 
-def _scorer(*about: Any, **how: Any) -> cluster.Worker[PartCounts]:
+def _scorer(*about: Any, **how: Any) -> pool.Worker[PartCounts]:
     """What an actor makes its worker with. Torch and fastai, 0.6 GB, are imported there and not in the driver."""
     from drivetrain.shard import ShardScorer
 

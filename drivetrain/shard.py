@@ -33,7 +33,7 @@ FETCHERS = 16
 BATCH_BYTES = 64 * 1024**2
 # Of an image that ends its process: in its batch, after the images before it, and as the first one of all.
 MAX_ATTEMPTS = 3
-# Seconds before a shard is tried again that the store handed out nothing of; s3fs has tried for a while each time.
+# Seconds before a shard is tried again that the store handed out nothing of; each image was asked for several times.
 OUTAGE_WAITS = (5.0, 20.0)
 
 

@@ -25,6 +25,7 @@ from typing import IO, Any, TypeVar
 import fsspec
 import pyarrow as pa
 import pyarrow.parquet as pq
+from aiohttp import ClientError
 from botocore.exceptions import BotoCoreError, NoCredentialsError, PartialCredentialsError
 
 from drivetrain.config import Options, without_secrets
@@ -42,14 +43,22 @@ Result = TypeVar("Result")
 class Store:
     """Reads and writes objects by uri. Cheap to make and to pickle; holds no open connection of its own."""
 
-    def __init__(self, options: Options | None = None) -> None:
-        self.options = options or {}
+    def __init__(self, options: Options | None = None, tries: int | None = None) -> None:
+        self.options, self._tries = options or {}, tries
 
     def hasty(self, seconds: float) -> "Store":
         """The same store, for a look: S3 is asked once and given so many seconds. A job asks again for minutes."""
         patience: Any = {"connect_timeout": seconds, "read_timeout": seconds, "retries": {"total_max_attempts": 1}}
         bounded = {name: {"config_kwargs": patience} | self.options.get(name, {}) for name in ("s3", "s3a")}
         return Store({**self.options, **bounded})
+
+    def once(self, seconds: float) -> "Store":
+        """The same store for a caller who asks again by himself: each read of S3 is one request, of so much silence."""
+        options = dict(self.hasty(seconds).options)
+        for name in ("s3", "s3a"):
+            config: Any = options[name]["config_kwargs"]
+            options[name] = {**options[name], "config_kwargs": config | {"retries": {"total_max_attempts": 1}}}
+        return Store(options, tries=1)
 
     def where(self, uri: str) -> str:
         """Who is asked for a uri, for messages: an endpoint, a protocol, or this machine."""
@@ -69,6 +78,9 @@ class Store:
             fs = fsspec.filesystem(protocol, **options)
         except (ValueError, ImportError, TypeError) as error:
             raise StoreError(f"No way to read {uri}: {error}") from error
+        if self._tries and protocol in ("s3", "s3a"):
+            # s3fs asks again by itself, beside botocore, and knows no option for that.
+            fs.retries = self._tries
         path = fs._strip_protocol(uri)
         if protocol in ("s3", "s3a") and "?versionId=" in path:
             raise StoreError(f"s3fs would read another object than {uri}: rename it, its key must not hold ?versionId=")
@@ -101,7 +113,12 @@ class Store:
         fs, path = self._fs(uri)
         bucket, _, key = path.partition("/")
         reader = reader_of(fs, bucket) if "s3" in fs.protocol else None
-        return (reader and reader.read(key)) or (self.read(uri), None)
+        if reader and (found := reader.read(key)):
+            return found
+        data = self.read(uri)
+        if reader:
+            reader.outdone()
+        return data, None
 
     def about(self, uri: str) -> ObjectInfo:
         """What the store says of an object now. Raises as `read` does."""
@@ -365,12 +382,15 @@ def _info(prefix: str, name: str, entry: Mapping[str, Any]) -> ObjectInfo:
 
 @contextmanager
 def _os_errors() -> Iterator[None]:
-    """botocore's own errors (no connection, no credentials) are no OSErrors; callers know only these."""
+    """Errors of botocore (no connection, no credentials) and aiohttp (a body that breaks off) are no OSErrors.
+
+    Callers know only these.
+    """
     try:
         yield
     except (NoCredentialsError, PartialCredentialsError) as error:
         raise PermissionError(without_secrets(str(error))) from error
-    except BotoCoreError as error:
+    except (BotoCoreError, ClientError) as error:
         raise ConnectionError(without_secrets(str(error))) from error
 
 

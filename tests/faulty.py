@@ -7,8 +7,8 @@ A rule gets the method, the decoded path (``/bucket/key``) and how often that pa
 the first), and returns a fault's name or None. ``proxy.asked`` counts requests by (method, path).
 Faults: ``503`` SlowDown, ``500``, ``403``; ``reset`` closes the connection; ``hang`` never answers; ``cut`` sends half
 of the body with a Content-Length that fits it, ``flip`` the body with one bit changed, both
-without the checksum that an object may have been stored with, ``crc`` flips and keeps it; ``html`` a login page with
-status 200.
+without the checksum that an object may have been stored with, ``crc`` flips and keeps it; ``short`` closes the
+connection in the middle of a body; ``html`` a login page with status 200.
 """
 
 import asyncio
@@ -76,6 +76,8 @@ async def _serve(proxy: Proxy, target: str, port: int, ready: threading.Event, o
                 return web.Response()
             if fault == "html":
                 return web.Response(body=PAGE, content_type="text/html")
+            if fault == "short":
+                return await _broken_off(request)
             return await _passed_on(client, target, request, fault)
 
         runner = web.AppRunner(_app(handle), access_log=None)
@@ -90,6 +92,15 @@ def _app(handle: Callable[[web.Request], object]) -> web.Application:
     app = web.Application(client_max_size=2**30)
     app.router.add_route("*", "/{path:.*}", handle)  # type: ignore[arg-type]
     return app
+
+
+async def _broken_off(request: web.Request) -> web.StreamResponse:
+    answer = web.StreamResponse(headers={"Content-Length": "1000"})
+    await answer.prepare(request)
+    await answer.write(b"half of it")
+    assert request.transport is not None
+    request.transport.close()
+    return answer
 
 
 async def _passed_on(client: ClientSession, target: str, request: web.Request, fault: str | None) -> web.Response:

@@ -1,6 +1,8 @@
 """Bytes that suffer between a real S3 server and us are noticed, and an outage is told from a bad image."""
 
 import os
+import threading
+import time
 import zlib
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -12,7 +14,7 @@ import pytest
 from faulty import Proxy, Rule, faulty_proxy
 from servers import S3Server
 
-from drivetrain.fetch import MOST_OTHER_DIGESTS, SUSPICIOUS, Fetcher, Outage
+from drivetrain.fetch import MOST_OTHER_DIGESTS, MOST_SECONDS, PATIENCE, PAUSES, SUSPICIOUS, Fetcher, Outage
 from drivetrain.store import Store
 
 pytestmark = pytest.mark.slow
@@ -128,10 +130,110 @@ def test_throttling_loses_nothing_and_costs_few_requests(s3: S3Server) -> None:
         return "503" if method == "GET" and zlib.crc32(f"{path[-8:]} {nth}".encode()) % 10 < 3 else None
 
     with listed(s3, 2000, rule) as (_, images, proxy), ThreadPoolExecutor(16) as pool:
-        # Not hasty: a job's own patience, which asks many more times than a look does.
+        # Not hasty: a job's own patience.
         fetcher = Fetcher(Store({"s3": {"endpoint_url": proxy.endpoint}}))
         found = list(pool.map(fetcher.read, images))
         requests = sum(count for (method, _), count in proxy.asked.items() if method == "GET")
     print(f"{requests / len(images):.2f} requests an object, {sum(each.error is not None for each in found)} lost")
     assert all(each.verified for each in found)
     assert requests <= 2 * len(images)
+
+
+READERS = 16
+
+
+def gets_of(proxy: Proxy) -> int:
+    return sum(count for (method, _), count in proxy.asked.items() if method == "GET")
+
+
+def test_a_store_that_throttles_is_left_alone_by_all_readers_together(s3: S3Server) -> None:
+    """It refuses 40 requests in a row, of whichever reader. What is on its way when the gate closes still arrives."""
+    fetcher: Fetcher | None = None
+    lock, refused, at_closed_gate = threading.Lock(), 0, 0
+
+    def rule(method: str, path: str, nth: int) -> str | None:
+        nonlocal refused, at_closed_gate
+        with lock:
+            if method != "GET" or fetcher is None or refused == 40:
+                return None
+            refused += 1
+            at_closed_gate += fetcher.gate.left > 0
+            return "503"
+
+    with listed(s3, 200, rule) as (reading, images, proxy), ThreadPoolExecutor(READERS) as pool:
+        fetcher = reading
+        found = list(pool.map(fetcher.read, images))
+        requests, closings = gets_of(proxy), fetcher.gate.closings
+    assert all(each.verified for each in found)
+    # Each reader could have two requests on their way: a first try is obstore's and s3fs's.
+    assert 0 < closings <= 40 // 2 and at_closed_gate <= 2 * READERS * closings
+    assert requests == len(images) + 40
+    print(f"40 refusals closed the gate of {READERS} readers {closings} times; {at_closed_gate} came to a closed gate")
+
+
+@pytest.mark.thorough
+def test_a_store_that_takes_so_many_requests_a_second_loses_nothing(s3: S3Server) -> None:
+    """50 a second, as a prefix of S3 takes 5,500: the others get 503."""
+    lock, seconds = threading.Lock(), dict.fromkeys([0], 0)
+
+    def rule(method: str, path: str, nth: int) -> str | None:
+        now = int(time.monotonic())
+        with lock:
+            seconds[now] = seconds.get(now, 0) + (method == "GET")
+            return "503" if method == "GET" and seconds[now] > 50 else None
+
+    with listed(s3, 1000, rule) as (_, images, proxy), ThreadPoolExecutor(READERS) as pool:
+        fetcher = Fetcher(Store({"s3": {"endpoint_url": proxy.endpoint}}))
+        found = list(pool.map(fetcher.read, images))
+        requests = gets_of(proxy)
+    lost = sum(each.error is not None for each in found)
+    print(f"50 requests a second: {requests / len(images):.2f} requests an object, {lost} of {len(images)} lost")
+    assert lost == 0
+
+
+def test_requests_that_never_are_answered_are_asked_again(s3: S3Server) -> None:
+    with listed(s3, 40, gets("hang", 1)) as (_, images, proxy), ThreadPoolExecutor(READERS) as pool:
+        fetcher = Fetcher(Store({"s3": {"endpoint_url": proxy.endpoint}}).hasty(1))
+        found = list(pool.map(fetcher.read, images))
+        requests = gets_of(proxy)
+    assert all(each.verified for each in found)
+    assert requests == 2 * len(images)
+    print(f"the first request of each of {len(images)} objects hung: {requests} requests, 0 lost")
+
+
+def test_an_object_that_is_never_answered_is_one_row_and_holds_up_no_other(s3: S3Server) -> None:
+    def rule(method: str, path: str, nth: int) -> str | None:
+        return "hang" if path.endswith("0007.jpg") else None
+
+    with listed(s3, 40, rule) as (_, images, proxy), ThreadPoolExecutor(READERS) as pool:
+        fetcher = Fetcher(Store({"s3": {"endpoint_url": proxy.endpoint}}).hasty(1))
+        found = list(pool.map(fetcher.read, images))
+        asked = sum(count for (_, path), count in proxy.asked.items() if path.endswith("0007.jpg"))
+    assert [each.error.reason for each in found if each.error] == ["unreachable"]
+    assert asked == REQUESTS_IN_SILENCE
+
+
+# obstore's, then s3fs's, then s3fs's after each pause.
+REQUESTS_IN_SILENCE = 2 + len(PAUSES)
+
+
+def test_an_object_that_is_never_answered_costs_less_than_a_minute() -> None:
+    assert REQUESTS_IN_SILENCE * PATIENCE + sum(PAUSES) <= MOST_SECONDS == 60
+
+
+@pytest.mark.thorough
+@pytest.mark.parametrize("fault", ["hang", "503", "500", "reset", "403", "cut", "short", "html"])
+def test_an_object_that_always_fails_costs_one_row(s3: S3Server, fault: str) -> None:
+    """With a job's own patience; the other objects beside it are well."""
+
+    def rule(method: str, path: str, nth: int) -> str | None:
+        return fault if path.endswith("0007.jpg") and method == "GET" else None
+
+    with listed(s3, 40, rule) as (_, images, proxy), ThreadPoolExecutor(READERS) as pool:
+        fetcher = Fetcher(Store({"s3": {"endpoint_url": proxy.endpoint}}))
+        began = time.monotonic()
+        found = list(pool.map(fetcher.read, images))
+        seconds = time.monotonic() - began
+        asked = next(count for (_, path), count in proxy.asked.items() if path.endswith("0007.jpg"))
+    (row,) = [each.error for each in found if each.error]
+    print(f"{fault}: {seconds:.1f} s and {asked} requests until the row says {row.reason}: {row}")

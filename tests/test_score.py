@@ -392,14 +392,14 @@ def test_the_driver_of_a_known_learner_loads_no_torch(tmp_path: Path) -> None:
     code = f"""
 import sys
 from builders import begun, frozen, images, part_of
-from drivetrain import Config, cluster
+from drivetrain import Config, pool
 from drivetrain.layout import Layout
 from drivetrain.score import finish_run
 from drivetrain.store import Store
 
 store, layout = Store(), Layout({str(tmp_path)!r})
 run = begun(store, layout, frozen(store, layout, images(200)))
-cluster.run_tasks = lambda make, tasks, **_: ((task, run.save_part(task, part_of(run, task))) for task in tasks)
+pool.run_tasks = lambda make, tasks, **_: ((task, run.save_part(task, part_of(run, task))) for task in tasks)
 print(finish_run(run, Config(actors=0)).rows, {{"torch", "fastai"}} & set(sys.modules))
 """
     command = [sys.executable, "-c", code]

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from drivetrain import cluster
+from drivetrain import cluster, pool
 from drivetrain.errors import LearnerError, RunError
 
 
@@ -58,33 +58,33 @@ def ray() -> Iterator[None]:
 
 
 def test_without_actors_tasks_run_here_in_order(tmp_path: Path) -> None:
-    assert list(cluster.run_tasks(partial(Doubling, tmp_path), [3, 1, 2], actors=0)) == [(3, 6), (1, 2), (2, 4)]
+    assert list(pool.run_tasks(partial(Doubling, tmp_path), [3, 1, 2], actors=0)) == [(3, 6), (1, 2), (2, 4)]
 
 
 @pytest.mark.slow
 def test_every_task_is_done_once(ray: None, tmp_path: Path) -> None:
-    done = list(cluster.run_tasks(partial(Doubling, tmp_path), range(20), actors=2))
+    done = list(pool.run_tasks(partial(Doubling, tmp_path), range(20), actors=2))
     assert sorted(done) == [(i, 2 * i) for i in range(20)]
     assert len(list(tmp_path.iterdir())) == 20
 
 
 def test_each_actor_is_told_what_it_gets_next() -> None:
     """A wrong guess would fetch images twice."""
-    queue = cluster._Queue(range(5))
+    queue = pool._Queue(range(5))
     assert (queue.take("a"), queue.take("b")) == ((0, 1), (2, 3))
     assert queue.take("b") == (3, 4)
     assert queue.take("a") == (1, None), "all that is left is set apart for b"
 
 
 def test_no_actor_idles_while_another_has_a_task_set_apart() -> None:
-    queue = cluster._Queue(range(3))
+    queue = pool._Queue(range(3))
     assert (queue.take("a"), queue.take("b")) == ((0, 1), (2, None))
     assert queue.take("b") == (1, None)
     assert queue.take("a") is None and queue.take("b") is None
 
 
 def test_what_a_dead_actor_would_have_got_is_not_lost() -> None:
-    queue = cluster._Queue(range(3))
+    queue = pool._Queue(range(3))
     assert queue.take("a") == (0, 1)
     queue.give_back("a")
     assert queue.take("b") == (1, 2)
@@ -92,13 +92,13 @@ def test_what_a_dead_actor_would_have_got_is_not_lost() -> None:
 
 @pytest.mark.slow
 def test_no_task_is_no_actor(ray: None, tmp_path: Path) -> None:
-    assert list(cluster.run_tasks(partial(Doubling, tmp_path), [], actors=2)) == []
+    assert list(pool.run_tasks(partial(Doubling, tmp_path), [], actors=2)) == []
 
 
 @pytest.mark.slow
 def test_a_dead_actor_is_replaced_and_its_task_done(ray: None, tmp_path: Path) -> None:
     make = partial(Doubling, tmp_path, dies_on=(3, 5), dies_times=2)
-    done = list(cluster.run_tasks(make, range(8), actors=2))
+    done = list(pool.run_tasks(make, range(8), actors=2))
     assert sorted(done) == [(i, 2 * i) for i in range(8)]
     assert len(list(tmp_path.glob("3-*"))) == 3
 
@@ -107,8 +107,8 @@ def test_a_dead_actor_is_replaced_and_its_task_done(ray: None, tmp_path: Path) -
 def test_a_task_that_always_kills_its_actor_ends_the_run_with_a_plain_message(ray: None, tmp_path: Path) -> None:
     make = partial(Doubling, tmp_path, dies_on=(2,), dies_times=99)
     with pytest.raises(RunError, match="Shard 2 ended its actor 3 times"):
-        list(cluster.run_tasks(make, range(4), actors=2))
-    assert len(list(tmp_path.glob("2-*"))) == cluster.MAX_ATTEMPTS
+        list(pool.run_tasks(make, range(4), actors=2))
+    assert len(list(tmp_path.glob("2-*"))) == pool.MAX_ATTEMPTS
 
 
 @pytest.mark.slow
@@ -117,7 +117,7 @@ def test_steps_that_end_their_actor_twice_are_left_out_and_no_others(
 ) -> None:
     """Step 4 of task 1 and the steps 0 and 9 of task 2 always end their actor; step 7 of task 3 was unlucky once."""
     make = partial(Doubling, tmp_path, dies_at=((1, 4), (2, 0), (2, 9)), unlucky_at=((3, 7),))
-    done = dict(cluster.run_tasks(make, range(5), actors=2))
+    done = dict(pool.run_tasks(make, range(5), actors=2))
     assert done == {0: 0, 1: 2 - 1, 2: 4 - 2, 3: 6 - 0, 4: 8}
     tries = {fatal: len(list(tmp_path.glob(f"{fatal}.*"))) for fatal in ("1.4", "2.0", "2.9")}
     # Once more before, with all the others of its task.
@@ -131,13 +131,13 @@ def test_steps_that_end_their_actor_twice_are_left_out_and_no_others(
 def test_a_machine_that_ends_actors_anywhere_is_not_taken_for_bad_images(ray: None, tmp_path: Path) -> None:
     make = partial(Doubling, tmp_path, unlucky_at=tuple((2, step) for step in range(10)))
     with pytest.raises(RunError, match="Shard 2 ended its actor 3 times"):
-        list(cluster.run_tasks(make, range(4), actors=1))
+        list(pool.run_tasks(make, range(4), actors=1))
 
 
 @pytest.mark.slow
 def test_an_error_of_a_worker_comes_back_as_itself_and_is_not_retried(ray: None, tmp_path: Path) -> None:
     with pytest.raises(LearnerError, match=r"^this learner can't be served$"):
-        list(cluster.run_tasks(partial(Doubling, tmp_path, refuses=1), [1], actors=1))
+        list(pool.run_tasks(partial(Doubling, tmp_path, refuses=1), [1], actors=1))
     assert len(list(tmp_path.iterdir())) == 1
 
 
@@ -148,4 +148,4 @@ def test_workers_that_cannot_import_the_code_are_told_in_one_line(ray: None) -> 
             return __import__, ("a_module_that_no_node_has",)
 
     with pytest.raises(RunError, match="a_module_that_no_node_has"):
-        list(cluster.run_tasks(OnThisSideOnly(), [1], actors=1))  # type: ignore[arg-type]
+        list(pool.run_tasks(OnThisSideOnly(), [1], actors=1))  # type: ignore[arg-type]
