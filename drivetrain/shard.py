@@ -265,19 +265,22 @@ def cut(images: list[dict[str, Any]], most: int) -> list[list[dict[str, Any]]]:
 
 
 def outcome(info: LearnerInfo, found: Predictions) -> dict[str, Any]:
-    """The columns of a row that come from the learner, for one image."""
-    embedding = None if found.embeddings is None else round_mantissa(found.embeddings[0]).tolist()
+    """The columns of a row that come from the learner, for one image.
+
+    Long ones stay arrays, which Arrow takes as they are: a thousand Python floats cost more than all else in a row.
+    """
+    embedding = None if found.embeddings is None else round_mantissa(found.embeddings[0])
     columns: dict[str, Any] = {"embedding": embedding}
     outputs = found.outputs[0]
     if info.task == "regression":
-        return columns | {"values": outputs.tolist()}
+        return columns | {"values": outputs}
     top = int(outputs.argmax())
     columns |= {
         "label": info.vocab[top],
         "label_index": top,
         "labels": [info.vocab[top]],
         "confidence": float(outputs[top]),
-        "probs": outputs.tolist(),
+        "probs": outputs,
     }
     if found.chosen is not None:
         columns["labels"] = [word for word, yes in zip(info.vocab, found.chosen[0], strict=True) if yes]

@@ -13,6 +13,13 @@ Knows tensors. Does not know where an image comes from or where its row goes. Re
 ``learn.dls.test_dl``.
 """
 
+import os
+import sys
+
+# torchvision has torch import triton, a compiler for GPUs, wherever it is installed: 75 MB of each actor.
+if not any(os.path.exists(device) for device in ("/dev/nvidiactl", "/dev/kfd")):
+    sys.modules.setdefault("triton", None)  # type: ignore[arg-type]
+
 from drivetrain.learner.engines import engine_version
 from drivetrain.learner.header import flags_of
 from drivetrain.learner.scorer import ExportedLearner, Predictions, embedding_layer, open_learner

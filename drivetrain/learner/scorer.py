@@ -5,6 +5,7 @@ proves itself. Does not know where an image comes from or where its row goes.
 """
 
 import ctypes
+import gc
 import hashlib
 import io
 from collections.abc import Iterable, Sequence
@@ -161,7 +162,8 @@ class ExportedLearner:
             return
         self._recipe, self._layer = replace(self._recipe, model=nn.Identity()), None
         del self.eager
-        # What the proof took is free, and the C library keeps it: some 30 MB of an actor.
+        # Modules refer to each other in circles; and what is free by then the C library would keep.
+        gc.collect()
         with suppress(OSError, AttributeError):
             ctypes.CDLL(None).malloc_trim(0)
 

