@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from drivetrain.admit import inspect_learner
     from drivetrain.doctor import check_setup
     from drivetrain.gc import collect_garbage
-    from drivetrain.nightly import measure_drift, run_night
+    from drivetrain.nightly import accept_night, build_and_test_reference, measure_drift, run_night, self_test_drift
     from drivetrain.nights import list_nights
     from drivetrain.reference import build_reference
     from drivetrain.rescore import compare_runs, rescore_run
@@ -24,6 +24,8 @@ __version__ = "0.1.0"
 __all__ = [
     "Config",
     "DrivetrainError",
+    "accept_night",
+    "build_and_test_reference",
     "build_reference",
     "check_setup",
     "collect_garbage",
@@ -34,9 +36,13 @@ __all__ = [
     "rescore_run",
     "run_night",
     "score_images",
+    "self_test_drift",
 ]
 
 _ROOMS = {
+    "accept_night": "nightly",
+    "build_and_test_reference": "nightly",
+    "self_test_drift": "nightly",
     "build_reference": "reference",
     "check_setup": "doctor",
     "collect_garbage": "gc",

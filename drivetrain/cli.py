@@ -26,7 +26,7 @@ SCORING = (
     "learner", "trust", "images", "source", "actors", "gpus_per_actor", "ray_address", "batch_size", "embedding",
     "engine", "precision", "max_pixels", "max_failed",
 )  # fmt: skip
-JUDGING = ("alpha", "effect_floor", "min_images", "review_size", "seed", "fail_on_drift")
+JUDGING = ("alarms_per_year", "effect_floor", "min_images", "group_by", "review_size", "seed", "fail_on_drift")
 # The commands that a cluster can be given as jobs, and the keys that each can't do without.
 JOBS: dict[str, Sequence[str]] = {}
 
@@ -43,6 +43,11 @@ def main() -> None:
     """Score image buckets with an exported fastai learner, and know each night whether it still fits its world."""
     warnings.filterwarnings("ignore", category=FutureWarning)
     warnings.filterwarnings("ignore", category=DeprecationWarning)
+
+
+@main.group("learner", cls=_Group)
+def learner() -> None:
+    """Look at an exported learner."""
 
 
 def _command(
@@ -67,8 +72,8 @@ def _command(
 
         _guarded(work)
 
-    if group is main:
-        JOBS[name] = needs
+    if group is not learner:
+        JOBS[name if group is main else f"{group.name} {name}"] = needs
     options: list[click.Parameter] = [click.Argument([argument]) for argument in arguments]
     options += [_option(key) for key in keys]
     options += [
@@ -165,9 +170,9 @@ def _guarded(work: Callable[[], int]) -> None:
 _command(
     "reference",
     "Score the training set once, so that nights have something to be held against.",
-    "build_reference",
+    "build_and_test_reference",
     needs=("root", "learner", "images"),
-    keys=(*COMMON, *SCORING, "labels"),
+    keys=(*COMMON, *SCORING, "labels", "alarms_per_year", "group_by", "seed"),
 )
 _command(
     "score",
@@ -175,13 +180,6 @@ _command(
     "score_images",
     needs=("root", "learner", "images"),
     keys=(*COMMON, *SCORING, "name", "retry_failed"),
-)
-_command(
-    "drift",
-    "Hold a committed run against its learner's reference, and write the report.",
-    "measure_drift",
-    needs=("root", "run"),
-    keys=(*COMMON, "run", *JUDGING),
 )
 _command(
     "rescore",
@@ -214,9 +212,35 @@ _command(
 )
 
 
-@main.group("learner", cls=_Group)
-def learner() -> None:
-    """Look at an exported learner."""
+@main.group("drift", cls=_Group)
+def drift() -> None:
+    """Hold runs against their reference, accept nights as usual, and see what the test can see."""
+
+
+_command(
+    "measure",
+    "Hold a committed run against its learner's reference, and write the report.",
+    "measure_drift",
+    needs=("root", "run"),
+    keys=(*COMMON, "run", "actors", "ray_address", *JUDGING),
+    group=drift,
+)
+_command(
+    "accept",
+    "Accept a measured run as a usual night: 20 of them teach the test how nights differ.",
+    "accept_night",
+    needs=("root", "run"),
+    keys=(*COMMON, "run"),
+    group=drift,
+)
+_command(
+    "selftest",
+    "Plant shifts into nights made of a reference's images, and say which of them the test sees.",
+    "self_test_drift",
+    needs=("root", "run"),
+    keys=(*COMMON, "run", "trust", "actors", "gpus_per_actor", "ray_address", "alarms_per_year", "group_by", "seed"),
+    group=drift,
+)
 
 
 _command(
@@ -315,17 +339,22 @@ def ui(root: str | None, storage: tuple[str, ...], config_file: str | None, port
 @click.pass_context
 def submit(context: click.Context, address: str | None, wait: bool, insecure: bool, job: tuple[str, ...]) -> None:
     """Run another command as a job of a Ray cluster; its config file and labels file travel with it."""
-    command, *flags = job
+    length = 2 if isinstance(main.commands.get(job[0]), click.Group) else 1
+    words, flags = list(job[:length]), list(job[length:])
+    command = " ".join(words)
     if command not in JOBS:
         raise click.UsageError(f"{command!r} can't be submitted. {nearest(command, JOBS)}", context)
+    found: Any = main
+    for word in words:
+        found = found.commands[word]
     # click takes out of a list what it has read.
-    given = main.commands[command].make_context(command, list(flags), parent=context.parent).params
+    given = found.make_context(command, list(flags), parent=context.parent).params
 
     def work() -> int:
         config = _settings(given, JOBS[command])
         from drivetrain.submit import submit_command
 
-        started = submit_command([command, *flags], config, given["config_file"], address=address, insecure=insecure)
+        started = submit_command([*words, *flags], config, given["config_file"], address=address, insecure=insecure)
         if wait:
             return started.wait()
         click.echo(json.dumps({"submission_id": started.id, "address": started.cluster.url}))

@@ -95,7 +95,15 @@ class Config(BaseModel):
         False, "score, nightly: score the failed images of the committed run again, and keep its other rows.", ""
     )
     lookback: int = _key(1, "Days back to look for images that arrived late in a dated prefix.", "2")
-    alpha: float = _key(0.01, "Share of nights without drift on which an alarm is acceptable.", "0.01")
+    alarms_per_year: float = _key(
+        1.0, "False alarms that are acceptable in a year, of all sources under the root together.", "2"
+    )
+    group_by: str | None = _key(
+        None,
+        "What images belong together: a regular expression on the uri (its first group), or a column's name. Without "
+        "it near-duplicates are found and taken together.",
+        "'(camera-[0-9]+)/'",
+    )
     effect_floor: float = _key(
         0.55,
         "Smallest effect worth an alarm: how often tonight's image, of a pair with one of the reference, is told "
@@ -168,11 +176,28 @@ class Config(BaseModel):
             raise ValueError("must be head, none, or a layer's name such as 0.7.1")
         return value
 
-    @field_validator("max_failed", "alpha", "effect_floor")
+    @field_validator("max_failed", "effect_floor")
     @classmethod
     def _share(cls, value: float) -> float:
         if not 0 <= value <= 1:
             raise ValueError(f"must lie between 0 and 1, found {value}")
+        return value
+
+    @field_validator("alarms_per_year")
+    @classmethod
+    def _some_alarms(cls, value: float) -> float:
+        if not 0 < value <= 365:
+            raise ValueError(f"must be more than 0 and at most 365, found {value}: a monitor that may never be wrong "
+                             "can never alarm")  # fmt: skip
+        return value
+
+    @field_validator("group_by")
+    @classmethod
+    def _regular(cls, value: str | None) -> str | None:
+        try:
+            re.compile(value or "")
+        except re.error as error:
+            raise ValueError(f"is no regular expression: {error}") from error
         return value
 
     @field_validator("actors", "lookback", "gpus_per_actor")

@@ -30,7 +30,7 @@ MAX_REFERENCE = 5000
 MAX_CURRENT = 1000
 # Splits that play a night much larger than a fifth of the reference make thresholds that alarm falsely.
 REFERENCE_PER_IMAGE = 5
-# Below that many images (or groups, where images come in groups) on the night's side of a split, the null is too coarse.
+# With fewer images (or groups, where images come in groups) on the night's side of a split the null is too coarse.
 SMALLEST_TEST, FEWEST_GROUPS = 50, 20
 # An alpha needs ten splits beyond its threshold to be known to a third; more than the most take minutes.
 MIN_SPLITS, MAX_SPLITS = 1000, 50_000
@@ -53,15 +53,15 @@ class Null:
     @property
     def combined(self) -> Vector:
         """The larger of the standardised deciding statistics, of each split."""
-        return self.standardised(self.values).max(axis=1)
+        largest: Vector = self.standardised(self.values).max(axis=1)
+        return largest
 
     def standardised(self, values: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
         """The deciding statistics of some nights in standard deviations of the null, shape (nights, 1 or 2)."""
         places = [place for place, name in enumerate(self.names) if name in DECIDING]
         of_null = self.values[:, places]
-        scaled: npt.NDArray[np.float64] = (values[:, places] - of_null.mean(axis=0)) / np.maximum(
-            of_null.std(axis=0), 1e-12
-        )
+        spread = np.maximum(of_null.std(axis=0), 1e-12)
+        scaled: npt.NDArray[np.float64] = (values[:, places] - of_null.mean(axis=0)) / spread
         return scaled
 
 

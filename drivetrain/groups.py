@@ -29,9 +29,7 @@ def by_pattern(uris: Sequence[str], pattern: str) -> Indices:
     found = [matcher.search(uri) for uri in uris]
     if uris and not any(found):
         raise SettingError(f"group_by = {pattern!r} finds nothing in any uri; the first is {uris[0]!r}.")
-    names = [
-        (match[1] if matcher.groups else match[0]) if match else f"\0{place}" for place, match in enumerate(found)
-    ]
+    names = [(match[1] if matcher.groups else match[0]) if match else f"\0{place}" for place, match in enumerate(found)]
     return np.unique(names, return_inverse=True)[1].astype(np.int64) if names else np.zeros(0, np.int64)
 
 
@@ -62,7 +60,8 @@ def capped(groups: Indices, most: int, rng: np.random.Generator) -> Indices:
     """The places of at most ``most`` images of each group, drawn at random, in random order of groups kept whole."""
     order = rng.permutation(len(groups))
     rank = _rank_in_group(groups[order])
-    return np.sort(order[rank < most])
+    places: Indices = np.sort(order[rank < most])
+    return places
 
 
 def usual_size(groups: Indices) -> int:

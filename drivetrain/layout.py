@@ -18,10 +18,15 @@ replaceable    derived from what was created once; may be written again at any t
     <root>/runs/<run_id>/parts/part-00042.parquet             created once   one shard's rows
     <root>/runs/<run_id>/commit.json                          created once   closes the run
     <root>/runs/<run_id>/status.json                          replaceable    heartbeat
+    <root>/runs/<run_id>/bundle/lens-<seed>.npz               created once   of a reference: how it sees images
+    <root>/runs/<run_id>/bundle/selftest.json                 replaceable    of a reference: what its test can see
+    <root>/runs/<run_id>/sketches/<reference>/part-00042.parquet            replaceable    a part seen by a reference
     <root>/sources/<source>/{nights,plans}/<name>/plan.json   created once   what is scored; manifest beside it
       …/<name>/manifest-<digest>/00000.parquet                created once
       …/<name>/<model_id>/NNNN/verdict.json                   created once   closes record NNNN; the highest counts
-      …/<name>/<model_id>/NNNN/{drift.json, review.parquet, report.html, evidently.json}    replaceable till then
+      …/<name>/<model_id>/NNNN/{drift.json, review.parquet, review.csv}     replaceable    till the record closes
+      …/<name>/<model_id>/NNNN/{report.html, evidently.json}  replaceable    till the record closes
+    <root>/sources/<source>/accepted/<run_id>.json            created once   a night that was accepted as usual
     <root>/comparisons/<run>--<run>/{comparison.json, index.html}                           replaceable
     <root>/workspace/                                         replaceable    Evidently's
     <root>/site/                                              replaceable
@@ -57,7 +62,29 @@ class RunPaths:
 
     def part(self, shard: int) -> str:
         """The Parquet file of one shard."""
-        return f"{self.parts}/part-{shard:05d}.parquet"
+        return f"{self.parts}/{self.part_name(shard)}"
+
+    @staticmethod
+    def part_name(shard: int) -> str:
+        """The file name of one shard's part, and of its sketches."""
+        return f"part-{shard:05d}.parquet"
+
+    def lens(self, seed: int) -> str:
+        """Of a reference: how it sees images."""
+        return f"{self.folder}/bundle/lens-{seed}.npz"
+
+    @property
+    def self_test(self) -> str:
+        """Of a reference: what its self-test found."""
+        return f"{self.folder}/bundle/selftest.json"
+
+    def sketches(self, reference: str) -> str:
+        """The folder of the parts' sketches as a reference sees them."""
+        return f"{self.folder}/sketches/{reference}"
+
+    def sketch(self, reference: str, shard: int) -> str:
+        """The sketch of one part as a reference sees it."""
+        return f"{self.sketches(reference)}/{self.part_name(shard)}"
 
     @property
     def commit(self) -> str:
@@ -96,6 +123,11 @@ class RecordPaths:
     def review(self) -> str:
         """review.parquet: the review queue."""
         return f"{self.folder}/review.parquet"
+
+    @property
+    def labelling(self) -> str:
+        """review.csv: the review queue, to be labelled."""
+        return f"{self.folder}/review.csv"
 
     @property
     def report(self) -> str:
@@ -197,6 +229,14 @@ class Layout:
     def nights(self, source: str) -> str:
         """The folder of a source's nights."""
         return f"{self.sources}/{source}/nights"
+
+    def accepted(self, source: str) -> str:
+        """The folder of a source's accepted nights."""
+        return f"{self.sources}/{source}/accepted"
+
+    def acceptance(self, source: str, run_id: str) -> str:
+        """The record that a night was accepted as usual."""
+        return f"{self.accepted(source)}/{run_id}.json"
 
     def plan(self, source: str, kind: str, name: str) -> PlanPaths:
         """A plan's folder. ``kind`` is ``night`` or ``plan``."""

@@ -9,7 +9,7 @@ bbsd        the softmax, each column scaled to unit variance (Lipton et al. 2018
 regions     clusters of the whitened embeddings
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -78,6 +78,13 @@ def plain_scores(
         groups=np.arange(n) if groups is None else groups,
         truth=np.full(n, -1) if truth is None else truth,
         properties=np.full((n, len(PROPERTIES)), np.nan),
+    )
+
+
+def concatenated(parts: Sequence[Scores]) -> Scores:
+    """The images of several, one after the other; their groups keep their numbers."""
+    return Scores(
+        **{each.name: np.concatenate([getattr(part, each.name) for part in parts]) for each in fields(Scores)}
     )
 
 
@@ -170,7 +177,7 @@ def _principal_axes(inputs: Matrix) -> tuple[Vector, Matrix, Vector]:
 
 
 def _edges(values: Vector) -> Vector:
-    """Edges of equal bins from the first to the 99th percentile, with an open one at both ends; empty without values."""
+    """Edges of equal bins from the first to the 99th percentile, an open one at both ends; none without values."""
     if not len(values):
         return np.zeros(0)
     low, high = np.quantile(values, [0.01, 0.99])

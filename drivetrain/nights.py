@@ -15,6 +15,7 @@ import pyarrow.compute as pc
 from drivetrain.config import Config
 from drivetrain.console import say
 from drivetrain.errors import SettingError
+from drivetrain.findings import TrendPoint
 from drivetrain.heartbeat import OLD, age
 from drivetrain.images import Images, merged, without
 from drivetrain.layout import Layout, PlanPaths, RecordPaths
@@ -22,6 +23,8 @@ from drivetrain.manifest import Plan, check_prefix, find_plan, freeze, list_imag
 from drivetrain.root import from_json, open_root
 from drivetrain.run import Run
 from drivetrain.store import Store
+
+TREND_NIGHTS = 30
 
 
 def plan_night(store: Store, layout: Layout, config: Config) -> Plan:
@@ -134,6 +137,42 @@ def plan_paths(layout: Layout, run: Run) -> PlanPaths:
     return layout.plan(run.record.source, run.record.kind, run.record.name)
 
 
+def alpha_of(store: Store, layout: Layout, config: Config) -> float:
+    """The share of nights without drift on which an alarm is acceptable: the year's alarms over sources and nights."""
+    sources = sum(1 for source in store.names(layout.sources) if store.names(layout.nights(source)))
+    return config.alarms_per_year / (365 * max(1, sources))
+
+
+def accepted_values(store: Store, layout: Layout, source: str, reference: str | None) -> dict[str, float]:
+    """The value of the deciding statistic of each accepted night of a source against a reference, by run id."""
+    found = {}
+    for name in store.names(layout.accepted(source)) if reference else ():
+        record = from_json(store, f"{layout.accepted(source)}/{name}")
+        if record and record["reference"] == reference:
+            found[record["run_id"]] = float(record["value"])
+    return found
+
+
+def trend_of(store: Store, layout: Layout, source: str, kind: str, tonight: dict[str, Any]) -> tuple[TrendPoint, ...]:
+    """The nights of a source up to tonight, at most 30, oldest first; of a named plan tonight alone.
+
+    ``tonight``: its verdict, numbers, report and name, which are not written yet.
+    """
+    before = [
+        _point(each.night, each.verdict, each.report, asdict(each) | {"rows": each.images})
+        for each in (nights_table(store, layout, source) if kind == "night" else [])
+        if each.state == "done" and each.night < tonight["night"]
+    ]
+    last = _point(tonight["night"], tonight["verdict"], tonight["report"], tonight["numbers"])
+    return tuple([*before, last][-TREND_NIGHTS:])
+
+
+def _point(night: str, verdict: str, report: str, numbers: dict[str, Any]) -> TrendPoint:
+    return TrendPoint(
+        night, verdict, numbers.get("score"), numbers.get("effect"), numbers.get("accuracy"), numbers["rows"], report
+    )
+
+
 @dataclass(frozen=True)
 class Night:
     """One line of the table of nights. ``state``: done, running, failed, stopped, dead, planned or missing."""
@@ -148,6 +187,8 @@ class Night:
     report: str
     p_value: float | None = None
     effect: float | None = None
+    score: float | None = None
+    accuracy: float | None = None
 
     def record(self) -> dict[str, Any]:
         """As JSON."""
@@ -204,6 +245,8 @@ def _night(store: Store, layout: Layout, source: str, name: str) -> Night:
             record.report,
             numbers["p_value"],
             numbers["effect"],
+            numbers.get("score"),
+            numbers.get("accuracy"),
         )
     plan = find_plan(store, layout, source, "night", name)
     state = _state(store, layout, source, name)

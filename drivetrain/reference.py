@@ -20,10 +20,11 @@ from drivetrain.admit import admit_learner
 from drivetrain.config import Config
 from drivetrain.console import say
 from drivetrain.doctor import check_first
-from drivetrain.drift import REFERENCE_PER_IMAGE, SMALLEST_TEST, Scores
+from drivetrain.drift import REFERENCE_PER_IMAGE, SMALLEST_TEST
 from drivetrain.errors import SettingError
 from drivetrain.images import Images
 from drivetrain.layout import Layout
+from drivetrain.lens import PROPERTIES, Matrix, Scores
 from drivetrain.manifest import Label, digest_of, freeze, list_images, with_labels
 from drivetrain.root import from_json, open_root, to_json
 from drivetrain.run import Run
@@ -36,7 +37,10 @@ HELD_OUT_FOLDERS = {"valid", "val", "validation", "test", "held_out", "holdout"}
 DEEPEST_TAIL = 4
 # More rows than that on either side change no decision: the test looks at 1,000 images of a night against 5,000.
 MOST_ROWS = 20_000
-SCORE_COLUMNS = ("uri", "embedding", "probs", "values", "confidence", "energy", "label", "label_index", "true_label")
+SCORE_COLUMNS = (
+    "uri", "embedding", "probs", "values", "confidence", "energy", "label", "label_index", "true_label", "group",
+    "size", "width", "height", "brightness", "contrast", "sharpness", "content_hash",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -103,6 +107,7 @@ def register(store: Store, layout: Layout, run: Run) -> Reference:
     record = run.record
     reference = Reference(record.run_id, record.model_id, record.settings, dict(splits), labelled, now)
     store.create(f"{layout.references(record.model_id)}/{record.run_id}.json", to_json(asdict(reference)))
+    _say_leaks(run)
     if not reference.held_out:
         say(
             "No image of this reference is marked as held out. A learner is surer of images that it was trained on, so "
@@ -113,6 +118,21 @@ def register(store: Store, layout: Layout, run: Run) -> Reference:
     if there < least:
         say(f"Nights can't be judged by this reference: it has {there} images to compare with; {least} are needed.")
     return reference
+
+
+def _say_leaks(run: Run) -> None:
+    """Warn of held-out images that were trained on under another name: on those the learner is too sure of itself."""
+    seen: dict[str, set[str]] = {"trained": set(), "held_out": set()}
+    for shard in range(run.record.shards):
+        rows = run.store.read_table(run.paths.part(shard), ["split", "content_hash"]).to_pylist()
+        for row in rows:
+            if row["content_hash"] and row["split"] in seen:
+                seen[row["split"]].add(row["content_hash"])
+    if both := seen["trained"] & seen["held_out"]:
+        say(
+            f"{len(both):,} held-out images have the very bytes of images that were trained on. The learner is too "
+            "sure of these: take them out of the held-out ones, or nights look drifted when they are not."
+        )
 
 
 def find_reference(store: Store, layout: Layout, run: Run) -> Reference | None:
@@ -129,25 +149,33 @@ def _comparable(settings: dict[str, Any]) -> dict[str, Any]:
     return settings | ({"engine": "exact"} if settings["engine"] in ("torch", "openvino") else {})
 
 
-def reference_rows(store: Store, layout: Layout, reference: Reference, seed: int) -> pa.Table:
-    """The scored rows that nights are compared with: held-out images, or all where none is marked so."""
-    run = Run.find(store, layout, reference.run_id)
-    only = {"split": "held_out"} if reference.held_out else {}
-    return run.rows(SCORE_COLUMNS, most=MOST_ROWS, seed=seed, only=only)
-
-
-def scores_of(rows: pa.Table, outputs: int) -> Scores:
-    """Rows with status ok as arrays. ``outputs`` is the learner's number of outputs."""
+def scores_of(rows: pa.Table, vocab: Sequence[str]) -> Scores:
+    """Rows with status ok as arrays; each image is a group of its own. ``vocab`` is empty for a regression."""
     probs = rows["probs"] if rows["probs"].null_count == 0 else rows["values"]
     has_embeddings = len(rows) > 0 and rows["embedding"].null_count == 0
     labels = rows["label_index"]
+    places = {word: place for place, word in enumerate(vocab)}
     return Scores(
         embeddings=(matrix(rows["embedding"]) if has_embeddings else np.zeros((len(rows), 0))).astype(np.float64),
-        outputs=matrix(probs).astype(np.float64) if len(rows) else np.zeros((0, outputs)),
+        outputs=matrix(probs).astype(np.float64) if len(rows) else np.zeros((0, len(vocab) or 1)),
         confidence=column(rows, "confidence"),
         energy=column(rows, "energy"),
         labels=labels.to_numpy().astype(np.int64) if labels.null_count == 0 else np.zeros(0, np.int64),
+        groups=np.arange(len(rows)),
+        truth=np.array([places.get(word, -1) for word in rows["true_label"].to_pylist()], np.int64),
+        properties=_properties(rows),
     )
+
+
+def _properties(rows: pa.Table) -> Matrix:
+    """`lens.PROPERTIES` of each image; sizes as powers of two, since twice as large is as far as half."""
+    width, height, size = (column(rows, name) for name in ("width", "height", "size"))
+    with np.errstate(divide="ignore", invalid="ignore"):
+        pixels = np.log2(width * height)
+        sizes = [pixels, np.log2(width / height), np.log2(size) - pixels]
+    looks = [column(rows, name) for name in ("brightness", "contrast", "sharpness")]
+    found = np.stack([*looks, *sizes], axis=1) if len(rows) else np.zeros((0, len(PROPERTIES)))
+    return np.where(np.isfinite(found), found, np.nan)
 
 
 def _label_of(

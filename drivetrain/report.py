@@ -39,7 +39,7 @@ from evidently.sdk.panels import bar_plot_panel, line_plot_panel
 from evidently.tests import gt, lte
 from evidently.ui.workspace import Workspace
 
-from drivetrain.drift import Drift
+from drivetrain.findings import Findings as Drift
 from drivetrain.figures import label_figure, null_figure, thumbnail_figure
 from drivetrain.layout import shipped
 from drivetrain.review import thumbnails

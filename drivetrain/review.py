@@ -17,6 +17,10 @@ from drivetrain.store import Store
 
 THUMBNAIL = 96
 FETCHERS = 16
+# So many times as many images as are wanted are looked at for those that lie apart.
+CHOICE = 2
+# Nearer than this share of the usual distance from the middle, two images show the same thing.
+TOO_NEAR = 0.5
 
 QUEUE = pa.schema(
     [
@@ -31,13 +35,28 @@ QUEUE = pa.schema(
 )
 
 
-def review_queue(rows: pa.Table, moved: npt.NDArray[np.float64], size: int, run_id: str) -> pa.Table:
-    """The ``size`` images that moved most, in that order.
+def review_queue(
+    rows: pa.Table,
+    moved: npt.NDArray[np.float64],
+    size: int,
+    run_id: str,
+    groups: npt.NDArray[np.int64] | None = None,
+    whitened: npt.NDArray[np.float64] | None = None,
+) -> pa.Table:
+    """The ``size`` images that moved most, most first, and no ten copies of one.
 
     ``moved`` (n,): each row's distance in the direction in which the night moved, in standard deviations of the
-    reference.
+    reference. ``groups`` (n,): of images that belong together only the one that moved most is taken, while there are
+    others. ``whitened`` (n, k): of the images that moved, those are taken that lie apart from each other.
     """
-    order = np.argsort(-moved, kind="stable")[:size]
+    order = np.argsort(-moved, kind="stable")
+    if groups is not None and len(order):
+        first = np.zeros(len(order), bool)
+        first[np.unique(groups[order], return_index=True)[1]] = True
+        order = np.concatenate([order[first], order[~first]])
+    if whitened is not None and len(order) > size:
+        order = _apart(order[: CHOICE * size], whitened, size)
+    order = order[:size]
     chosen = rows.take(pa.array(order))
     columns = {
         "rank": np.arange(1, len(order) + 1, dtype=np.int32),
@@ -49,6 +68,30 @@ def review_queue(rows: pa.Table, moved: npt.NDArray[np.float64], size: int, run_
         "run_id": [run_id] * len(order),
     }
     return pa.table(columns, schema=QUEUE)
+
+
+def _apart(order: npt.NDArray[np.int64], whitened: npt.NDArray[np.float64], size: int) -> npt.NDArray[np.int64]:
+    """Of twice as many images as are wanted, in their order, those that are no near neighbours of one before them."""
+    points = whitened[order]
+    limit = np.median(np.linalg.norm(points - points.mean(axis=0), axis=1)) * TOO_NEAR
+    kept: list[int] = []
+    for place in range(len(order)):
+        if not kept or np.linalg.norm(points[kept] - points[place], axis=1).min() > limit:
+            kept.append(place)
+    others = np.setdiff1d(np.arange(len(order)), kept)
+    return order[np.concatenate([kept, others]).astype(np.int64)][:size]
+
+
+def labelling_csv(queue: pa.Table) -> bytes:
+    """The queue as a CSV that ``ImageDataLoaders.from_df`` takes once a person has filled in or mended ``label``.
+
+    Columns: fname (the uri), label (the true one where it is known, else what the learner said), predicted, confidence.
+    """
+    frame = queue.select(["uri", "true_label", "label", "confidence"]).to_pandas()
+    frame.columns = ["fname", "label", "predicted", "confidence"]
+    frame["label"] = frame["label"].fillna(frame["predicted"])
+    text: str = frame.to_csv(index=False)
+    return text.encode()
 
 
 def thumbnails(store: Store, uris: Sequence[str]) -> list[str | None]:

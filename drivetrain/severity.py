@@ -25,17 +25,25 @@ ENOUGH_OF_CLASS = 40
 # One in a hundred of the reference's own images counts as novel.
 NOVEL_QUANTILE = 0.99
 MOST_NOVEL = 0.05
+MOST_TOLD_APART = 0.85
 
 
-def estimate(lens: Lens, reference: Scores, current: Scores, seed: int) -> Accuracy | None:
-    """Estimate the accuracy on the current images; None where the reference has no labels to learn it from."""
+def estimate(lens: Lens, reference: Scores, current: Scores, effect: float, seed: int) -> Accuracy | None:
+    """Estimate the accuracy on the current images; None where the reference has no labels to learn it from.
+
+    ``effect`` (0.5..1): how often a current image is told from a reference one. Where that is nearly always so, the
+    reference has nothing like these images, and nothing is said.
+    """
     known = reference.take(np.flatnonzero(reference.truth >= 0))
     if len(known) < ENOUGH_LABELLED or not len(current) or np.isnan(known.confidence).any():
         return None
     right = (known.labels == known.truth).astype(np.float64)
     novel = novel_share(lens, reference, current)
-    if novel > MOST_NOVEL:
-        why = f"{novel:.0%} of the images look like nothing in the reference (of its own, 1 % do)"
+    if novel > MOST_NOVEL or effect > MOST_TOLD_APART:
+        why = (
+            f"{novel:.0%} of the images look like nothing in the reference (of its own, 1 % do), and of a pair the new "
+            f"one is told in {effect:.0%}"
+        )
         return Accuracy(float(right.mean()), None, None, None, novel, why)
     rng = np.random.default_rng([seed, 6])
     both = []

@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+from PIL import Image, ImageFilter
 
 from drivetrain.config import Options
 from drivetrain.engine import read_int8
@@ -23,8 +24,8 @@ from drivetrain.errors import ImageError, LearnerError, StoreError
 from drivetrain.export import LearnerInfo
 from drivetrain.fetch import Fetched, Fetcher, Outage
 from drivetrain.layout import Layout
-from drivetrain.learner import Predictions, flags_of, open_learner
-from drivetrain.run import PartCounts, Run
+from drivetrain.learner import ExportedLearner, Predictions, flags_of, open_learner
+from drivetrain.run import PartCounts, Run, RunRecord
 from drivetrain.schema import round_mantissa, row_schema
 from drivetrain.store import Store, several_at_once
 
@@ -35,6 +36,8 @@ BATCH_BYTES = 64 * 1024**2
 MAX_ATTEMPTS = 3
 # Seconds before a shard is tried again that the store handed out nothing of; each image was asked for several times.
 OUTAGE_WAITS = (5.0, 20.0)
+LEVELS = np.arange(256) / 255
+JUMPS = ImageFilter.Kernel((3, 3), (0, -1, 0, -1, 4, -1, 0, -1, 0), scale=8, offset=128)
 
 
 @dataclass(frozen=True)
@@ -82,21 +85,8 @@ class ShardScorer:
         self._store, layout = Store(options), Layout(root)
         self._run = Run.find(self._store, layout, run_id)
         record = self._run.record
-        data = self._store.read(layout.export(record.model_id))
         settings = record.settings
-        self._learner = open_learner(
-            data,
-            record.sha256,
-            settings["embedding"],
-            vouched=vouched,
-            engine=settings["engine"],
-            half=settings["precision"] == "float16",
-            threads=1 if one_thread else None,
-            gpu=gpu,
-            int8=read_int8(self._store, layout, record.model_id, settings["embedding"])
-            if settings["engine"] == "int8"
-            else None,
-        )
+        self._learner = open_for_run(self._store, layout, record, vouched=vouched, one_thread=one_thread, gpu=gpu)
         self._fetcher = Fetcher(self._store, self._run.paths.record)
         self._before = Run.find(self._store, layout, record.retry_of) if record.retry_of else None
         self._proved = False
@@ -212,6 +202,7 @@ class ShardScorer:
             _fail(row, error)
             return Prepared(row, None)
         row |= {"width": header.width, "height": header.height, "flags": flags_of(header, image["uri"])}
+        row |= properties_of(item)
         return Prepared(row, item)
 
     def _score(self, batch: list[Prepared]) -> list[dict[str, Any]]:
@@ -248,6 +239,44 @@ class ShardScorer:
             "model_id": self._run.record.model_id,
             "run_id": self._run.record.run_id,
         }
+
+
+def open_for_run(
+    store: Store, layout: Layout, record: RunRecord, *, vouched: bool, one_thread: bool, gpu: bool
+) -> ExportedLearner:
+    """Open the learner of a run as its settings say. Raises LearnerError."""
+    settings = record.settings
+    return open_learner(
+        store.read(layout.export(record.model_id)),
+        record.sha256,
+        settings["embedding"],
+        vouched=vouched,
+        engine=settings["engine"],
+        half=settings["precision"] == "float16",
+        threads=1 if one_thread else None,
+        gpu=gpu,
+        int8=read_int8(store, layout, record.model_id, settings["embedding"]) if settings["engine"] == "int8" else None,
+    )
+
+
+def properties_of(item: Any) -> dict[str, float]:
+    """How an image looks as the network sees it: mean and spread of its light (0 to 1), and how much it jumps.
+
+    ``sharpness`` is the spread of what is left of each pixel when half of its neighbours' mean is taken off half of it.
+    Nothing for a learner whose pixels fastai's own pipelines make. Counted in histograms, which cost least.
+    """
+    if not isinstance(item, np.ndarray) or item.dtype != np.uint8 or item.ndim != 3 or min(item.shape[:2]) < 3:
+        return {}
+    light = Image.fromarray(item if item.shape[2] == 3 else item[:, :, 0]).convert("L")
+    brightness, contrast = _spread(light.histogram())
+    return {"brightness": brightness, "contrast": contrast, "sharpness": _spread(light.filter(JUMPS).histogram())[1]}
+
+
+def _spread(histogram: list[int]) -> tuple[float, float]:
+    """Mean and standard deviation of 8-bit values from their histogram, both in 0..1."""
+    counts = np.array(histogram, dtype=np.float64)
+    mean = float(counts @ LEVELS / counts.sum())
+    return mean, float(np.sqrt(counts @ (LEVELS - mean) ** 2 / counts.sum()))
 
 
 def cut(images: list[dict[str, Any]], most: int) -> list[list[dict[str, Any]]]:

@@ -95,5 +95,3 @@ def _counted(values: Vector, edges: Vector) -> Vector:
     if len(edges) < 2 or not len(known):
         return np.zeros(max(0, len(edges) - 1))
     return np.histogram(known, edges)[0].astype(float)
-
-

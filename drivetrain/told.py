@@ -15,6 +15,12 @@ def lines_of(result: dict[str, Any]) -> list[str]:
     if "verdict" in result:
         lines += [f"Verdict: {result['verdict']}. {result['sentence']}", f"Lever to pull: {result['lever']}"]
         lines.append(f"Report: {result['report']}")
+    if "accepted" in result:
+        number = result["accepted_nights"]
+        more = "how they differ enters the threshold" if number >= 20 else "from 20 on how they differ enters it"
+        lines.append(f"Accepted {result['accepted']}. {number} accepted nights; {more}.")
+    if result.get("self_test"):
+        lines += _seen(result["self_test"])
     if "checks" in result:
         lines += _checked(result)
     if "architecture" in result:
@@ -25,6 +31,21 @@ def lines_of(result: dict[str, Any]) -> list[str]:
         lines.append(f"{same}comparison: {result['comparison']}")
     if "resumable" in result:
         lines += _waste(result)
+    return lines
+
+
+def _seen(found: dict[str, Any]) -> list[str]:
+    """What the test could have seen, for a person: a line for each planted shift, a column for each size of night."""
+    sizes = sorted({each["n"] for each in found["seen"]})
+    lines = [
+        f"Self-test: {found['false_alarms']} of {found['trials']} nights without a shift alarmed "
+        f"(alpha {found['alpha']:.2g}). Smallest share of a night that was seen in 8 of 10:",
+        " " * 30 + "".join(f"{f'n = {n:,}':>12}" for n in sizes),
+    ]
+    for shift in dict.fromkeys(each["shift"] for each in found["seen"]):
+        shares = {each["n"]: each["share"] for each in found["seen"] if each["shift"] == shift}
+        cells = ["" if n not in shares else "not seen" if shares[n] is None else f"{shares[n]:.0%}" for n in sizes]
+        lines.append(f"{shift:30}" + "".join(f"{cell:>12}" for cell in cells))
     return lines
 
 

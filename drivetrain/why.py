@@ -147,7 +147,7 @@ def with_examples(
             ours = np.flatnonzero(current.labels == label)
             theirs = np.flatnonzero(reference.labels == label)
             ours = ours[np.argsort(-moved[ours], kind="stable")[:EXAMPLES]]
-            pairs = tuple(Pair(uris[1][i], _nearest(white[1][i], white[0], theirs, uris[0])) for i in ours)
+            pairs = tuple(Pair(uris[1][int(i)], _nearest(white[1][i], white[0], theirs, uris[0])) for i in ours)
             each = replace(each, examples=pairs)
         out.append(each)
     return tuple(out)
@@ -189,7 +189,7 @@ def regions(
 
 
 def causes(reference: Scores, current: Scores, totals: tuple[Totals, Totals]) -> tuple[Cause, ...]:
-    """The properties of the images that changed by a fifth of a standard deviation or more, the largest change first."""
+    """The properties that changed by a fifth of a standard deviation or more, the largest change first."""
     rows = []
     for place, name in enumerate(PROPERTIES):
         (m, total_m, squares), (n, total_n, _) = (each.properties[:, place] for each in totals)

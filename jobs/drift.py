@@ -1,8 +1,8 @@
-"""`ray job submit --working-dir . -- python jobs/drift.py …`: the same as `drivetrain drift …`."""
+"""`ray job submit --working-dir . -- python jobs/drift.py …`: the same as `drivetrain drift measure …`."""
 
 import sys
 
 from drivetrain.cli import main
 
 if __name__ == "__main__":
-    main(["drift", *sys.argv[1:]], prog_name="drivetrain")
+    main(["drift", "measure", *sys.argv[1:]], prog_name="drivetrain")
