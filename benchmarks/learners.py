@@ -26,8 +26,9 @@ import pandas as pd
 
 # Images of each kind for resnet50.
 OF_A_KIND = 400
-# Pixels at which a network learns, and at which it is used; it gets used to them by a few images.
-SMALL, FULL = 128, 224
+# Pixels at which a network learns, and at which it is used.
+SMALL, FULL = 64, 224
+HEAD_EPOCHS = 40
 
 
 def photos_of(folder: str, labels: str) -> pd.DataFrame:
@@ -70,20 +71,36 @@ def loaders(frame: pd.DataFrame, size: int, batch: int) -> Any:
     )  # fmt: skip
 
 
-def trained(arch: Any, frame: pd.DataFrame, epochs: int, last: int) -> Any:
-    """A network without pretrained weights, trained small for some epochs, and in full size on the last images."""
+def trained(arch: Any, frame: pd.DataFrame, epochs: int) -> Any:
+    """A network without pretrained weights: trained small for some epochs, then its head for the full size."""
     import torch
     from fastai.vision.all import accuracy, vision_learner
 
     torch.manual_seed(0)
-    images, held_out = frame[~frame["is_valid"]], frame[frame["is_valid"]]
-    # No dropout: a head that guesses stays unsure for longer than there is time.
-    small = loaders(pd.concat([images, held_out[:32]]), SMALL, 8)
-    learn = vision_learner(small, arch, pretrained=False, metrics=accuracy, ps=0.0)
-    learn.fit_one_cycle(epochs, 1e-3)
-    learn.dls = loaders(pd.concat([images[-last:], held_out]), FULL, 8)
-    learn.fit_one_cycle(1, 3e-4)
+    some = pd.concat([frame[~frame["is_valid"]], frame[frame["is_valid"]][:32]])
+    learn = vision_learner(loaders(some, SMALL, 32), arch, pretrained=False, metrics=accuracy)
+    learn.fit_one_cycle(epochs, 2e-3)
+    learn.dls = loaders(frame, FULL, 16)
+    fit_head(learn)
     return learn
+
+
+def fit_head(learn: Any) -> None:
+    """Fit the head to what the body gives as it will be used: with its batch norms at rest. Costs one pass."""
+    import torch
+
+    body, head = learn.model[0].eval(), learn.model[1]
+    with torch.no_grad():
+        batches = [(head[:2](body(images)), labels) for images, labels in learn.dls.train.new(shuffle=False)]
+    features, labels = (torch.cat([torch.Tensor(batch[i]) for batch in batches]) for i in (0, 1))
+    rest, optimiser = head[2:].train(), torch.optim.AdamW(head.parameters(), 1e-3, weight_decay=0.1)
+    for _ in range(HEAD_EPOCHS):
+        for places in torch.randperm(len(features)).split(64):
+            if len(places) < 2:
+                continue  # a batch norm wants two
+            optimiser.zero_grad()
+            torch.nn.functional.cross_entropy(rest(features[places]), labels[places].long()).backward()
+            optimiser.step()
 
 
 def lite0(frame: pd.DataFrame) -> Any:
@@ -108,10 +125,10 @@ def made(name: str, photos: pd.DataFrame, others: str, out: Path) -> tuple[Any, 
     from fastai.vision.all import resnet18, resnet50
 
     if name == "resnet18":
-        return trained(resnet18, photos, 4, 240), photos
+        return trained(resnet18, photos, 10), photos
     if name == "resnet50":
         frame = photos_or_others(photos, enlarged(others, out / "others"))
-        return trained(resnet50, frame, 3, 160), frame
+        return trained(resnet50, frame, 6), frame
     return lite0(photos), photos
 
 

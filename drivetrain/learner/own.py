@@ -75,7 +75,7 @@ def load_vouched(data: bytes) -> Learner:
         except AttributeError as error:
             if "no attribute 'dls'" in str(error):
                 raise LearnerError(
-                    f"Expected a fastai Learner: {error}. Export it with learn.export(), not torch.save()."
+                    f"Expected a fastai Learner: {error}.\nExport it with   learn.export()   not torch.save()."
                 ) from error
             raise LearnerError(_unreadable(error)) from error
         except Exception as error:
