@@ -24,9 +24,11 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-# Images of each kind for resnet50, and the smaller size at which it learns most of what it learns.
-OF_A_KIND = 600
-SMALL, FULL = 96, 224
+# Images of each kind for resnet50.
+OF_A_KIND = 400
+# Pixels at which a network learns, and at which it is used.
+SMALL, FULL = 64, 224
+HEAD_EPOCHS = 40
 
 
 def photos_of(folder: str, labels: str) -> pd.DataFrame:
@@ -43,7 +45,8 @@ def enlarged(parquet: str, out: Path) -> list[str]:
 
     out.mkdir(parents=True, exist_ok=True)
     names = []
-    for place, data in enumerate(pd.read_parquet(parquet, columns=["image"]).sample(OF_A_KIND, random_state=0)["image"]):
+    some = pd.read_parquet(parquet, columns=["image"]).sample(OF_A_KIND, random_state=0)
+    for place, data in enumerate(some["image"]):
         names.append(str((out / f"{place:04d}.jpg").absolute()))
         Image.open(io.BytesIO(data)).convert("RGB").resize((400, 400), Image.Resampling.BICUBIC).save(names[-1])
     return names
@@ -68,17 +71,36 @@ def loaders(frame: pd.DataFrame, size: int, batch: int) -> Any:
     )  # fmt: skip
 
 
-def trained(arch: Any, frame: pd.DataFrame, epochs: int, last: int) -> Any:
-    """A network without pretrained weights, trained at a small size and then at the one that it will be used at."""
+def trained(arch: Any, frame: pd.DataFrame, epochs: int) -> Any:
+    """A network without pretrained weights: trained small for some epochs, then its head for the full size."""
     import torch
     from fastai.vision.all import accuracy, vision_learner
 
     torch.manual_seed(0)
-    learn = vision_learner(loaders(frame, SMALL, 32), arch, pretrained=False, metrics=accuracy)
+    some = pd.concat([frame[~frame["is_valid"]], frame[frame["is_valid"]][:32]])
+    learn = vision_learner(loaders(some, SMALL, 32), arch, pretrained=False, metrics=accuracy)
     learn.fit_one_cycle(epochs, 2e-3)
     learn.dls = loaders(frame, FULL, 16)
-    learn.fit_one_cycle(last, 5e-4)
+    fit_head(learn)
     return learn
+
+
+def fit_head(learn: Any) -> None:
+    """Fit the head to what the body gives as it will be used: with its batch norms at rest. Costs one pass."""
+    import torch
+
+    body, head = learn.model[0].eval(), learn.model[1]
+    with torch.no_grad():
+        batches = [(head[:2](body(images)), labels) for images, labels in learn.dls.train.new(shuffle=False)]
+    features, labels = (torch.cat([torch.Tensor(batch[i]) for batch in batches]) for i in (0, 1))
+    rest, optimiser = head[2:].train(), torch.optim.AdamW(head.parameters(), 1e-3, weight_decay=0.1)
+    for _ in range(HEAD_EPOCHS):
+        for places in torch.randperm(len(features)).split(64):
+            if len(places) < 2:
+                continue  # a batch norm wants two
+            optimiser.zero_grad()
+            torch.nn.functional.cross_entropy(rest(features[places]), labels[places].long()).backward()
+            optimiser.step()
 
 
 def lite0(frame: pd.DataFrame) -> Any:
@@ -103,10 +125,10 @@ def made(name: str, photos: pd.DataFrame, others: str, out: Path) -> tuple[Any, 
     from fastai.vision.all import resnet18, resnet50
 
     if name == "resnet18":
-        return trained(resnet18, photos, 6, 1), photos
+        return trained(resnet18, photos, 10), photos
     if name == "resnet50":
         frame = photos_or_others(photos, enlarged(others, out / "others"))
-        return trained(resnet50, frame, 4, 1), frame
+        return trained(resnet50, frame, 6), frame
     return lite0(photos), photos
 
 

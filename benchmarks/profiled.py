@@ -9,7 +9,6 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable
-from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -100,7 +99,7 @@ def profile(learner: str, folder: str, engine: str) -> dict[str, Any]:
     score._scorer = scorer
     with tempfile.TemporaryDirectory() as root:
         config: Any = Config(
-            root=str(Path(root)), learner=learner, images=folder, source="bench", name="b", actors=0, engine=engine
+            root=root, learner=learner, images=folder, source="bench", name="b", actors=0, engine=engine
         )  # type: ignore[arg-type]
         score_images(config)
         whole = made[0].seconds

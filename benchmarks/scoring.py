@@ -1,12 +1,14 @@
 """Images a second from the bucket to the committed run, beside what else scores a bucket with the same learner.
 
     python benchmarks/scoring.py --images FOLDER --few 512 resnet18.pkl:6 resnet50.pkl
+    python benchmarks/scoring.py --images FOLDER --few 2048 --profile resnet18.pkl lite0.pkl
 
 Each measurement has a process of its own; peers take turns, so that a machine that gets slower does so for all. The
 time begins when the learner is loaded (get_preds, DataLoader) or when the command is called on a running Ray cluster
 (drivetrain, Ray Data: the start of their actors counts). drivetrain scores the folder as many times over, in one
 bucket, as the learner's :6 says; Ray Data, slower, once; the others, whose start does not count, a few. The table goes
-to stdout and to scoring.md beside this file.
+to stdout and to scoring.md beside this file. With --profile it says where the time of one actor goes (`profiled`), and
+writes that to profile.md.
 """
 
 import argparse
@@ -220,6 +222,32 @@ def copied(folder: str, copies: int, where: str) -> str:
     return where
 
 
+PROFILED = """\
+CPU time of one process that does what an actor does, its first shard left out; a part's time is without that of others.
+Fetch: read from disk and held against its etag. Predictions: from the network's outputs to softmax, energy, labels.
+Rest: threads, shards' manifests, Python between the parts. What an actor has to do beside decoding and the network is
+what stands between drivetrain and the bound, with the start of the actors and the driver's share of the same cores."""
+
+
+def profiles(learners: list[str], folder: str, few: int) -> None:
+    """Write where the time of an actor goes, a column a learner and engine."""
+    from profiled import PARTS
+
+    columns = {}
+    for learner in learners:
+        for engine in ("auto", "int8"):
+            chosen = ["--profile", "--peer", engine, "--images", folder, "--few", str(few), learner]
+            columns[f"{Path(learner).stem}{', int8' if engine == 'int8' else ''}"] = in_own_process(__file__, *chosen)
+    rows = [
+        [part, *(f"{each['parts'][part] / each['seconds']:.1%}" for each in columns.values())]
+        for part in (*PARTS, "rest")
+    ]
+    rows.append(["ms an image", *(f"{each['seconds'] / each['images'] * 1000:.2f}" for each in columns.values())])
+    lines = heading("Where the time goes", "python benchmarks/scoring.py --profile", "torch", "openvino", "pyarrow")
+    page = [*lines, *table(["part", *columns], rows), "", PROFILED]
+    publish(str(Path(__file__).with_name("profile.py")), page)
+
+
 def main() -> None:
     """Measure every learner with every peer, or, with --peer, one of them."""
     parser = argparse.ArgumentParser()
@@ -229,10 +257,20 @@ def main() -> None:
     parser.add_argument("--few", type=int, default=None)
     parser.add_argument("--peer")
     parser.add_argument("--only", action="append", choices=PEERS)
+    parser.add_argument("--profile", action="store_true")
     given = parser.parse_args()
+    if given.profile and not given.peer:
+        profiles(given.learners, given.images, given.few or 2048)
+        return
     if given.peer:
         global FEW
         FEW = given.few
+        if given.profile:
+            from profiled import profile
+
+            with tempfile.TemporaryDirectory() as where:
+                print(json.dumps(profile(given.learners[0], copied(given.images, 1, where), given.peer)))
+            return
         images, seconds = PEERS[given.peer](given.learners[0], given.images)
         print(json.dumps({"images": images, "seconds": seconds}))
         return

@@ -32,6 +32,7 @@ REFUSALS = {
     "ReadTimeoutError": ("{where} takes the question and does not answer", _ENDPOINT),
     "ConnectionClosedError": ("{where} is no S3 server", _ENDPOINT),
     "ResponseParserError": ("{where} is no S3 server", _ENDPOINT),
+    "WebPage": ("{where} answers with a web page, and is no S3 server", _ENDPOINT),
     "ParamValidationError": ("{bucket} can't be the name of a bucket", "Correct {flag}"),
     "ProfileNotFound": ("{said}", "Type   unset AWS_PROFILE   or name one of ~/.aws/config"),
 }

@@ -143,6 +143,7 @@ class Places:
             f"Waiting for a node: an actor needs {self._need()}, and no node has that ({_what_there_is()}).\n"
             f"An autoscaler starts nodes for {_counted(self.wanted, 'actor')}; --actors N asks for more. Without one, "
             f"type on a machine that has drivetrain:   ray start --address={address}"
+            + ("\nTo score without GPUs, leave out --gpus-per-actor." if self.gpus_per_actor else "")
         )
 
     def _no_start(self) -> str:

@@ -62,7 +62,10 @@ class Config(BaseModel):
         None, "reference: CSV with fname, label, is_valid, written from dls before the export.", "labels.csv"
     )
     actors: int | None = _key(
-        None, "Ray actors that score; by default one a CPU, or one a GPU. 0 scores in this process.", "8"
+        None,
+        "Ray actors that score; by default as many as the cluster has CPUs for, or GPUs, also on nodes that join. "
+        "0 scores in this process.",
+        "8",
     )
     gpus_per_actor: float = _key(0.0, "GPUs that each actor takes.", "1")
     ray_address: str | None = _key(

@@ -290,10 +290,16 @@ class Store:
 
 
 def refusal(error: BaseException | None) -> str:
-    """The store's own word for why it refused (NoSuchBucket, NoCredentialsError), or an empty text."""
+    """The store's own word for why it refused (NoSuchBucket, NoCredentialsError), or an empty text.
+
+    WebPage stands for an answer that no S3 server gives: one for a browser.
+    """
     while error is not None:
         answer = getattr(error, "response", None)
         if isinstance(answer, dict) and "Error" in answer:
+            headers = answer.get("ResponseMetadata", {}).get("HTTPHeaders", {})
+            if str(headers.get("content-type", "")).startswith("text/html"):
+                return "WebPage"
             return str(answer["Error"].get("Code", ""))
         if isinstance(error, BotoCoreError):
             return type(error).__name__

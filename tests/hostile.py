@@ -156,6 +156,7 @@ PAYLOADS: dict[str, Callable[[str], bytes]] = {
     "exec": lambda mark: called(named("builtins", "exec"), _code(mark)),
     "exec by its old name": lambda mark: b"\x80\x02" + called(named("__builtin__", "eval"), _expression(mark)),
     "INST": lambda mark: b"(" + text(mark) + b"ios\nmkdir\n",
+    "INST of a class of one's own": lambda mark: b"(" + text(mark) + b"ihostile\nMade\n",
     "OBJ": lambda mark: b"(" + MKDIR + text(mark) + b"o",
     "NEWOBJ": lambda mark: named("hostile", "Made") + several(text(mark)) + b"\x81",
     "NEWOBJ_EX": lambda mark: named("hostile", "Made") + b")" + b"}" + text("also") + text(mark) + b"s\x92",

@@ -1,11 +1,14 @@
 """The doctor names the true cause and what mends it, on a real store and with real exports."""
 
+import hashlib
 import json
 import os
 import socket
 import subprocess
 import sys
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from threading import Thread
 from typing import Any
 
 import learners
@@ -51,6 +54,16 @@ def test_a_bare_model_is_told_from_a_learner(tmp_path: Path, photos: list[Path])
     assert code == 1 and "learn.export()" in said
 
 
+def test_a_bare_model_that_is_vouched_for_is_told_as_well(tmp_path: Path, photos: list[Path]) -> None:
+    """In torch's older form, which is not read as data."""
+    path = tmp_path / "model.pkl"
+    torch.save(nn.Linear(2, 2), path, _use_new_zipfile_serialization=False)
+    words = given(tmp_path, str(path), photos, trust=hashlib.sha256(path.read_bytes()).hexdigest())
+    code, found, _ = doctor(*words)
+    (check,) = (each for each in found["checks"] if each["name"] == "learner")
+    assert code == 1 and "Expected a fastai Learner" in check["found"] and "learn.export()" in check["mend"], check
+
+
 def test_a_folder_without_images_is_named(tmp_path: Path, exported: learners.Exported, photos: list[Path]) -> None:
     (tmp_path / "empty").mkdir()
     code, _, said = doctor(*given(tmp_path, exported.path, photos, images=str(tmp_path / "empty")))
@@ -62,6 +75,23 @@ def test_a_store_that_does_not_answer_is_named(tmp_path: Path, exported: learner
     words = given(tmp_path, exported.path, photos, images="s3://bucket/photos")
     code, _, said = doctor(*words, "--storage", f"s3.endpoint_url=http://127.0.0.1:{port}")
     assert code == 1 and f"127.0.0.1:{port}" in said
+
+
+@pytest.mark.parametrize("asked", ["root", "learner", "images"])
+def test_a_web_server_is_told_from_a_store(
+    asked: str, tmp_path: Path, exported: learners.Exported, photos: list[Path]
+) -> None:
+    """Its "not found" would pass for that of a store: there is no such object."""
+    with ThreadingHTTPServer(("127.0.0.1", 0), SimpleHTTPRequestHandler) as server:
+        Thread(target=server.serve_forever, daemon=True).start()
+        there = {"learner": exported.path, asked: "s3://bucket/photos/export.pkl"}
+        words = given(tmp_path, there.pop("learner"), photos, **there)
+        keys = {"AWS_ACCESS_KEY_ID": "k", "AWS_SECRET_ACCESS_KEY": "s"}  # a letter of "images"
+        endpoint = f"http://127.0.0.1:{server.server_port}"
+        code, found, _ = doctor(*words, "--storage", f"s3.endpoint_url={endpoint}", **keys)
+        server.shutdown()
+    (check,) = (each for each in found["checks"] if each["name"] == asked)
+    assert code == 1 and f"{endpoint} answers with a web page" in check["found"] and "endpoint" in check["mend"], check
 
 
 def test_a_missing_bucket_is_named(tmp_path: Path, exported: learners.Exported, photos: list[Path], s3: Any) -> None:

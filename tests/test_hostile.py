@@ -137,7 +137,7 @@ def test_one_flipped_bit_in_a_vouched_file_is_refused_before_parsing(
 ) -> None:
     """The file runs code in fastai's way, which its hash allows; flipped, not even a zip reader sees it."""
     mark, path = tmp_path / "mark", tmp_path / "export.pkl"
-    payload = hostile.PAYLOADS["INST"](str(mark))
+    payload = hostile.PAYLOADS["INST of a class of one's own"](str(mark))
     data = bytearray(hostile.FORMS["before a good learner"](export, hostile.pickled_in(export), payload))
     sha256 = hashlib.sha256(data).hexdigest()
     data[bit] ^= 1

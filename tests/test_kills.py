@@ -73,20 +73,24 @@ def test_resuming_repeats_only_the_shards_in_flight(
 
 
 class Nodes:
-    """Three raylets of one CPU each, beside a head that works on nothing."""
+    """Raylets of one CPU each, beside a head that works on nothing."""
 
-    def __init__(self) -> None:
+    def __init__(self, raylets: int) -> None:
         self._cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False})
-        self._nodes = [self._cluster.add_node(num_cpus=1) for _ in range(3)]
+        self._nodes: list[Any] = []
+        for _ in range(raylets):
+            self.add_one()
 
     @property
     def address(self) -> str:
         return str(self._cluster.address)
 
-    def kill_one(self, drawn: Random) -> None:
-        """Lose a node as a spot machine is lost, and get another."""
-        self._cluster.remove_node(self._nodes.pop(drawn.randrange(len(self._nodes))), allow_graceful=False)
+    def add_one(self) -> None:
         self._nodes.append(self._cluster.add_node(num_cpus=1))
+
+    def lose_one(self, drawn: Random) -> None:
+        """Lose a node as a spot machine is lost."""
+        self._cluster.remove_node(self._nodes.pop(drawn.randrange(len(self._nodes))), allow_graceful=False)
 
     def end(self) -> None:
         self._cluster.shutdown()
@@ -104,7 +108,7 @@ def actors() -> list[int]:
 
 @pytest.fixture(scope="module")
 def nodes() -> Iterator[Nodes]:
-    made = Nodes()
+    made = Nodes(3)
     try:
         yield made
     finally:
@@ -150,7 +154,8 @@ def harm(made: Command, root: Path, nodes: Nodes, drawn: Random, killed: dict[st
         elif what == "actor":
             os.kill(drawn.choice(actors()), signal.SIGKILL)
         else:
-            nodes.kill_one(drawn)
+            nodes.lose_one(drawn)
+            nodes.add_one()
         killed[what] += 1
 
 
@@ -166,3 +171,46 @@ def rows_of(root: Path) -> Any:
     (folder,) = root.glob("runs/*")
     assert json.loads((folder / "commit.json").read_text())["rows"] == IMAGES
     return pd.read_parquet(folder / "parts", columns=["uri", "label", "probs", "embedding"]).set_index("uri")
+
+
+# --- nodes that join and leave ---
+
+COPIES = 8
+
+
+def test_images_a_second_follow_the_nodes(digits_export: learners.Exported, photos: Path, tmp_path: Path) -> None:
+    """No node at first, then one, two, and one again, which is lost without a word: no row is missing."""
+    folder, root, nodes = many(photos, tmp_path / "many"), tmp_path / "root", Nodes(0)
+    about = ["--root", str(root), "--learner", digits_export.path, "--images", str(folder), "--engine", "torch"]
+    try:
+        with command(tmp_path / "log", *about, "--ray-address", nodes.address) as made:
+            made.start()
+            poll(lambda: "Waiting for a node: an actor needs 1 CPU" in made.said(), "what it waits for", 120)
+            nodes.add_one()
+            poll(lambda: len(parts(root)) >= 12, "work on one node", 240)
+            nodes.add_one()
+            poll(lambda: len(parts(root)) >= 38, "work on two nodes", 240)
+            nodes.lose_one(Random(0))
+            poll(lambda: made.code() is not None, "the end", 240)
+            assert made.code() == 0 and whole(root, IMAGES * COPIES), made.said()
+        assert "The cluster has grown: 2 actors now, 1 before." in made.said()
+        assert "is gone; another one does it" in made.said()
+    finally:
+        nodes.end()
+    rates = [rate(root, first, first + 8) for first in (3, 29, 55)]
+    print("images a second on one node, on two, and on one again: {:.0f}, {:.0f}, {:.0f}".format(*rates))
+
+
+def many(photos: Path, folder: Path) -> Path:
+    """Each photo several times, under other names."""
+    folder.mkdir()
+    for path in photos.rglob("*.jpg"):
+        for copy in range(COPIES):
+            (folder / f"{path.stem}-{copy}.jpg").hardlink_to(path)
+    return folder
+
+
+def rate(root: Path, first: int, last: int) -> float:
+    """Images a second while some of the parts were written, in the order of their writing."""
+    written = sorted(path.stat().st_mtime for path in parts(root))
+    return (last - first) * IMAGES * COPIES / len(written) / (written[last] - written[first])

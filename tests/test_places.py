@@ -172,6 +172,20 @@ def test_what_is_waited_for_is_said_again_when_it_changes(nodes: Nodes, said: Sa
     assert said().count("Waiting for") == 2
 
 
+def test_places_that_others_hold_are_waited_for_and_said_so(
+    nodes: Nodes, said: Said, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cluster, "START_SECONDS", 3.0)
+    nodes.add(cpus=1)
+    other = ray.remote(num_cpus=1)(Visitor).remote(tmp_path)
+    ray.get(other.run.remote(99, None), timeout=60)
+    with at_work(tmp_path, partial(Visitor, tmp_path), 3, actors=2) as work:
+        poll(lambda: "the cluster has room for 1 (1 CPU and 0 GPUs in all), if nobody else works" in said(), "what for")
+        assert not work.done
+        ray.kill(other)
+    assert len(work.done) == 3 and not work.error
+
+
 def test_actors_without_a_place_hold_nothing_back(nodes: Nodes, tmp_path: Path) -> None:
     nodes.add(cpus=2)
     with at_work(tmp_path, partial(Visitor, tmp_path, held=(0,)), 12, actors=6) as work:

@@ -4,6 +4,7 @@
     header    what an image file says of itself, and what decoding it will lose
     pixels    from an image's bytes to pixels, as fastai's valid-set transforms do
     recipe    what a learner is made of
+    guard     which names may be unpickled of a learner that is vouched for
     own       fastai's own way, for learners that are vouched for and hold what nobody knows
     engines   what computes the network exactly
     int8      what computes it nearly, and faster

@@ -1,8 +1,8 @@
 """fastai's own way: an export that its owner vouched for is unpickled, and fastai's pipelines prepare the images.
 
 The slow road, for learners that hold something which `recipe` does not know. Unpickling runs code, so nothing here is
-called for a file whose sha256 nobody gave. A function of the training script that is not here (a label function) is of
-no use to inference: in its place stands a name that can't be called.
+called for a file whose sha256 nobody gave, and `guard` refuses what no learner needs. A function of the training script
+that is not here (a label function) is of no use to inference: in its place stands a name that can't be called.
 """
 
 import io
@@ -18,6 +18,7 @@ from fastai.basics import Pipeline
 from fastai.learner import Learner, load_learner
 
 from drivetrain.errors import ImageError, LearnerError
+from drivetrain.learner.guard import checked, standing
 from drivetrain.learner.header import Header, look_at_header, short
 from drivetrain.packages import how_to_change, how_to_install, versions
 
@@ -39,13 +40,11 @@ class _Missing:
 
 class _Unpickler(pickle.Unpickler):
     def find_class(self, module: str, name: str) -> Any:
-        # Where Python 3.13 has its paths.
-        if module == "pathlib._local":
-            module = "pathlib"
+        module, name = standing(module, name)
         if (module, name) == ("pathlib", "WindowsPath"):
             return pathlib.PureWindowsPath
         try:
-            return super().find_class(module, name)
+            return checked(super().find_class(module, name), module, name)
         except ImportError as error:
             raise LearnerError(how_to_install(f"{module}.{name}", error)) from error
         except AttributeError as error:
@@ -76,7 +75,7 @@ def load_vouched(data: bytes) -> Learner:
         except AttributeError as error:
             if "no attribute 'dls'" in str(error):
                 raise LearnerError(
-                    f"Expected a fastai Learner: {error}. Export it with learn.export(), not torch.save()."
+                    f"Expected a fastai Learner: {error}.\nExport it with   learn.export()   not torch.save()."
                 ) from error
             raise LearnerError(_unreadable(error)) from error
         except Exception as error:

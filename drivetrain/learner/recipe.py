@@ -99,7 +99,7 @@ def recipe_from_fastai(learn: Any) -> Recipe:
         loader = learn.dls.loaders[-1]
     except AttributeError as error:
         raise LearnerError(
-            f"Expected a fastai Learner: {error}. Export it with learn.export(), not torch.save()."
+            f"Expected a fastai Learner: {error}.\nExport it with   learn.export()   not torch.save()."
         ) from error
     task, vocab = task_and_vocab(_targets(loader))
     loss, unread = _loss(learn.loss_func, task)

@@ -1,0 +1,117 @@
+"""A vouched file is unpickled behind a guard: genuine learners pass, and what no learner needs is refused by name."""
+
+import io
+import subprocess
+import sys
+import warnings
+from pathlib import Path
+from typing import Any
+
+import hostile
+import learners
+import numpy as np
+import pytest
+import zoo
+from fastai.vision.all import load_learner
+
+from drivetrain.errors import LearnerError
+from drivetrain.learner.own import load_vouched
+
+pytestmark = pytest.mark.slow
+
+# One for each way in which an export names things; the networks beside are test_zoo's.
+GENUINE = (
+    "resnet18", "xresnet18", "timm convnext_atto", "label function", "lambda", "name function", "regex", "from_df",
+    "multi-label", "regression", "grey", "fp16", "augmented and normalised", "focal loss",
+)  # fmt: skip
+# Code of one's own is what vouching is for: the guard lets it run.
+OWN_CODE = {
+    "INST of a class of one's own", "NEWOBJ", "NEWOBJ_EX", "BUILD with __setstate__", "SETITEM with __setitem__",
+    "APPEND with append", "ADDITEMS with add", "code by cloudpickle",
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    return learners.write_photos(tmp_path_factory.mktemp("photos") / "all", 12)
+
+
+@pytest.fixture(scope="module")
+def export(photos: list[Path], tmp_path_factory: pytest.TempPathFactory) -> bytes:
+    path = tmp_path_factory.mktemp("learner") / "export.pkl"
+    return Path(learners.exported(zoo.ZOO["squish"](photos), path).path).read_bytes()
+
+
+def outputs(learn: Any, paths: list[Path]) -> np.ndarray[Any, Any]:
+    items = learners.frame_of(paths) if "fname" in getattr(learn.dls.valid_ds.items, "columns", ()) else paths
+    with warnings.catch_warnings(), learn.no_bar():
+        warnings.simplefilter("ignore")
+        found: np.ndarray[Any, Any] = learn.get_preds(dl=learn.dls.test_dl(items, num_workers=0))[0].numpy()
+    return found
+
+
+@pytest.mark.parametrize("name", GENUINE)
+def test_a_genuine_learner_passes_the_guard(name: str, photos: list[Path], tmp_path: Path) -> None:
+    path = Path(learners.exported(zoo.ZOO[name](photos), tmp_path / "export.pkl").path)
+    np.testing.assert_array_equal(outputs(load_vouched(path.read_bytes()), photos), outputs(load_learner(path), photos))
+
+
+def test_code_of_the_training_script_passes_and_what_is_missing_of_it_is_a_name(
+    photos: list[Path], tmp_path: Path
+) -> None:
+    """A transform of __main__, carried by cloudpickle with its imports, and a label function that is not carried."""
+    text = "import sys; sys.path.insert(0, sys.argv[1])\nimport enum, os, math, pickle, zoo, cloudpickle\n"
+    text += "from dataclasses import dataclass\nfrom pathlib import Path\nfrom fastai.vision.all import *\n"
+    text += "class Kind(enum.Enum):\n    HALF = 2\n@dataclass\nclass By:\n    kind: Kind\n    path: Path\n"
+    text += "class Darker(Transform):\n    order = 3\n    by = By(Kind.HALF, Path('x'))\n"
+    text += "    def encodes(self, image: PILImage):\n        assert os.sep and math.pi\n"
+    text += "        return PILImage(image.point(lambda value: value // self.by.kind.value))\n"
+    text += "def label_func(path): return path.parent.name\n"
+    text += "paths = sorted(Path(sys.argv[2]).rglob('*.jpg'))\nout = Path(sys.argv[3])\n"
+    text += "zoo._small(paths, item_tfms=[Resize(64), Darker()]).export(out / 'own.pkl')\n"
+    text += "zoo._labelled(label_func, paths).export(out / 'labelled.pkl', pickle_module=pickle)\n"
+    (tmp_path / "train.py").write_text(text)
+    command = [sys.executable, tmp_path / "train.py", Path(__file__).parent, photos[0].parent.parent, tmp_path]
+    subprocess.run(command, check=True, capture_output=True)
+    own = tmp_path / "own.pkl"
+    np.testing.assert_array_equal(outputs(load_vouched(own.read_bytes()), photos), outputs(load_learner(own), photos))
+    with pytest.raises(AttributeError, match="label_func"):
+        load_learner(tmp_path / "labelled.pkl")
+    assert load_vouched((tmp_path / "labelled.pkl").read_bytes()).dls.vocab == ["china", "flower"]
+
+
+@pytest.mark.parametrize("name", [name for name in hostile.PAYLOADS if name != "an extension code"])
+def test_what_no_learner_needs_is_refused_though_vouched_for(name: str, export: bytes, tmp_path: Path) -> None:
+    mark = tmp_path / "mark"
+    payload = hostile.PAYLOADS[name](str(mark))
+    data = hostile.FORMS["before a good learner"](export, hostile.pickled_in(export), payload)
+    if name in OWN_CODE:
+        load_vouched(data)
+        assert mark.exists(), "it is no boundary, and the others below prove something"
+        return
+    with pytest.raises(LearnerError, match="although it is vouched for") as refused:
+        load_vouched(data)
+    assert not mark.exists(), "it ran"
+    assert len(str(refused.value)) < 600
+
+
+def test_the_older_form_of_a_file_is_guarded_as_well(export: bytes, tmp_path: Path) -> None:
+    """Without the zip around it torch calls another function."""
+    payload = hostile.PAYLOADS["REDUCE os.mkdir"](str(tmp_path / "mark"))
+    with pytest.raises(LearnerError, match=r"os\.mkdir"):
+        load_vouched(hostile.PROTOCOL + payload + b".")
+    assert not (tmp_path / "mark").exists()
+
+
+def test_nothing_of_a_module_is_reached_by_getattr(export: bytes, tmp_path: Path) -> None:
+    """cloudpickle's own way to name a module, which genuine learners use."""
+    mark = tmp_path / "mark"
+    module = hostile.called(hostile.named("cloudpickle.cloudpickle", "subimport"), hostile.text("os"))
+    makes = hostile.called(hostile.named("builtins", "getattr"), module, hostile.text("mkdir"))
+    payload = hostile.called(makes, hostile.text(str(mark)))
+    with pytest.raises(LearnerError, match="although it is vouched for"):
+        load_vouched(hostile.FORMS["before a good learner"](export, hostile.pickled_in(export), payload))
+    assert not mark.exists()
+    with pytest.raises(Exception, match=r"magic number|stack|could not"):
+        load_learner(io.BytesIO(hostile.PROTOCOL + payload + b"."))
+    assert mark.exists(), "it does run in who unpickles it"
