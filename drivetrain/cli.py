@@ -26,7 +26,7 @@ SCORING = (
     "learner", "trust", "images", "source", "actors", "gpus_per_actor", "ray_address", "batch_size", "embedding",
     "engine", "precision", "max_pixels", "max_failed",
 )  # fmt: skip
-JUDGING = ("alpha", "effect_floor", "min_images", "review_size", "seed", "fail_on_drift")
+JUDGING = ("alpha", "effect_floor", "min_images", "review_size", "seed", "evidently_embeddings", "fail_on_drift")
 # The commands that a cluster can be given as jobs, and the keys that each can't do without.
 JOBS: dict[str, Sequence[str]] = {}
 
@@ -195,7 +195,7 @@ _command(
     "Score what is new on a night, compare it with the reference, and publish the report.",
     "run_night",
     needs=("root", "learner", "images"),
-    keys=(*COMMON, *SCORING, "night", "lookback", "retry_failed", *JUDGING),
+    keys=(*COMMON, *SCORING, "night", "lookback", "retry_failed", *JUDGING, "webhook"),
 )
 _command(
     "doctor",

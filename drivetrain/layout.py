@@ -24,7 +24,7 @@ replaceable    derived from what was created once; may be written again at any t
       …/<name>/<model_id>/NNNN/{drift.json, review.parquet, report.html, evidently.json}    replaceable till then
     <root>/comparisons/<run>--<run>/{comparison.json, index.html}                           replaceable
     <root>/workspace/                                         replaceable    Evidently's
-    <root>/site/                                              replaceable
+    <root>/site/{index.html, metrics.prom}                    replaceable    all nights; the newest, for Prometheus
 """
 
 import re
@@ -215,6 +215,11 @@ class Layout:
     def site(self) -> str:
         """The static site's folder."""
         return f"{self.root}/site"
+
+    @property
+    def metrics(self) -> str:
+        """metrics.prom: the newest night of each source, for Prometheus."""
+        return f"{self.site}/metrics.prom"
 
 
 def shipped(name: str) -> Path:

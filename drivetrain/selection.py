@@ -24,7 +24,7 @@ REGIONS_SHOWN = 50
 ROWS_WITH_PICTURES = 14
 PICTURES_A_SIDE = 3
 # Evidently's empty page has 3.7 MB, and a page has at most 6. Photos take half of this, noise takes all.
-PICTURE_BYTES = 1_600_000
+PICTURE_BYTES = 1_300_000
 
 
 @dataclass(frozen=True)

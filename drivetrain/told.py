@@ -15,6 +15,7 @@ def lines_of(result: dict[str, Any]) -> list[str]:
     if "verdict" in result:
         lines += [f"Verdict: {result['verdict']}. {result['sentence']}", f"Lever to pull: {result['lever']}"]
         lines.append(f"Report: {result['report']}")
+    lines += [f"Note: {note}" for note in result.get("notes", ())]
     if "checks" in result:
         lines += _checked(result)
     if "architecture" in result:

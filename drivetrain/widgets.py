@@ -50,7 +50,7 @@ def escaped(text: str) -> str:
 def head_widgets(page: Page) -> list[Any]:
     """The verdict with its lever, notes, and why."""
     verdict = page.verdict
-    mark = {"ok": "✔", "warn": "▲", "drift": "■", "unknown": "?"}[verdict.verdict]
+    mark = {"ok": "✔", "warn": "▲", "drift": "◆", "unknown": "?"}[verdict.verdict]
     text = f"# {mark} {verdict.verdict.upper()}\n\n{escaped(verdict.sentence)}"
     text += f"\n\n**Lever to pull:** {escaped(verdict.lever)}"
     text += "".join(f"\n\n**Note:** {escaped(note)}" for note in page.notes)
@@ -81,7 +81,7 @@ def _counters(page: Page) -> Any:
     return counter(title=f"run {page.run_id}", counters=counters)
 
 
-def test_widgets(decision: Decision) -> list[Any]:
+def decision_widgets(decision: Decision) -> list[Any]:
     """The null with tonight's mark, of the statistic that decides and of all."""
     density = density_figure(decision)
     title = "Tonight against what no drift looks like"
@@ -232,7 +232,7 @@ def _class_row(row: ClassShift, shown: Shown, place: int) -> RichTableDataRow:
     pairs = pairs_shown(row)
     figure = pairs_figure(pairs, shown.pictures) if pairs and place < ROWS_WITH_PICTURES else None
     return RichTableDataRow(
-        fields=fields, details=_details(figure, _names(uri for pair in row.examples for uri in (pair.current,)))
+        fields=fields, details=_details(figure, _names(pair.current for pair in row.examples))
     )
 
 
