@@ -4,6 +4,7 @@ The functions here are the ones that the ``drivetrain`` command and ``jobs/`` ca
 torch, ray or evidently; the first use of a function does.
 """
 
+import os
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +20,9 @@ if TYPE_CHECKING:
     from drivetrain.reference import build_reference
     from drivetrain.rescore import compare_runs, rescore_run
     from drivetrain.score import score_images
+
+# Evidently's telemetry stays off: it looks when it is imported, and our users were not asked.
+os.environ.setdefault("DO_NOT_TRACK", "1")
 
 __version__ = "0.1.0"
 __all__ = [

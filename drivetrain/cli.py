@@ -26,7 +26,10 @@ SCORING = (
     "learner", "trust", "images", "source", "actors", "gpus_per_actor", "ray_address", "batch_size", "embedding",
     "engine", "precision", "max_pixels", "max_failed",
 )  # fmt: skip
-JUDGING = ("alarms_per_year", "effect_floor", "min_images", "group_by", "review_size", "seed", "fail_on_drift")
+JUDGING = (
+    "alarms_per_year", "effect_floor", "min_images", "group_by", "review_size", "seed",
+    "evidently_embeddings", "fail_on_drift",
+)  # fmt: skip
 # The commands that a cluster can be given as jobs, and the keys that each can't do without.
 JOBS: dict[str, Sequence[str]] = {}
 
@@ -193,7 +196,7 @@ _command(
     "Score what is new on a night, compare it with the reference, and publish the report.",
     "run_night",
     needs=("root", "learner", "images"),
-    keys=(*COMMON, *SCORING, "night", "lookback", "retry_failed", *JUDGING),
+    keys=(*COMMON, *SCORING, "night", "lookback", "retry_failed", *JUDGING, "webhook"),
 )
 _command(
     "doctor",

@@ -2,7 +2,8 @@
 
 Knows each key, its meaning and its example (`drivetrain X --help` prints them). Does not know what a key is used for.
 A key that does not exist is an error that names the nearest one. A secret in a uri or in the file is refused:
-credentials come from the environment or the instance profile.
+credentials come from the environment or the instance profile. A webhook's url is a secret as a whole: it comes from
+the environment or a flag, and is shown nowhere.
 """
 
 import difflib
@@ -15,12 +16,13 @@ from pathlib import Path
 from typing import Any, Literal, Self
 from urllib.parse import urlsplit
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_validator
 
 from drivetrain.errors import SettingError
 
+WEBHOOK = "DRIVETRAIN_WEBHOOK"
 # What no output may hold, should a library ever say it.
-SECRETS = ("AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "RAY_AUTH_TOKEN")
+SECRETS = ("AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "RAY_AUTH_TOKEN", WEBHOOK)
 SHORTEST_SECRET = 8
 
 Options = dict[str, dict[str, str | int | float | bool]]
@@ -116,6 +118,15 @@ class Config(BaseModel):
     min_images: int = _key(100, "Fewer scored images than this in a night, and the verdict is unknown.", "100")
     review_size: int = _key(100, "Images in the review queue.", "100")
     seed: int = _key(0, "Seed of every random choice in the statistics.", "0")
+    evidently_embeddings: bool = _key(
+        False, "Add Evidently's own EmbeddingsDrift to the report, on 500 images a side; it decides nothing.", ""
+    )
+    webhook: SecretStr | None = _key(
+        None,
+        "nightly: post the verdict in a line to this address, as Slack's incoming webhooks take it. The address is a "
+        "secret: put it into DRIVETRAIN_WEBHOOK, where no list of processes shows it; the config file refuses it.",
+        "https://hooks.example.org/T0/B0/…",
+    )
     fail_on_drift: bool = _key(False, "End with exit code 4 when the verdict is drift.", "")
     storage: Options = _key({}, "fsspec options by protocol, no secrets.", "s3.endpoint_url=http://127.0.0.1:8333")
 
@@ -162,6 +173,13 @@ class Config(BaseModel):
                         "use AWS_ACCESS_KEY_ID and the like, or an instance profile"
                     )
         return storage
+
+    @field_validator("webhook")
+    @classmethod
+    def _web_address(cls, webhook: SecretStr | None) -> SecretStr | None:
+        if webhook and not webhook.get_secret_value().startswith(("https://", "http://")):
+            raise ValueError("must begin with https:// or http://")
+        return webhook
 
     @field_validator("source", "name")
     @classmethod
@@ -233,6 +251,11 @@ class Config(BaseModel):
         for key in values:
             if key not in cls.model_fields:
                 raise SettingError(f"Unknown key {key!r}{where}. {nearest(key, cls.model_fields)}")
+        if "webhook" in values:
+            raise SettingError(
+                f"webhook{where}: whoever reads that address can post to your chat, so a config file must not hold it.\n"
+                f"Put it into the environment: export {WEBHOOK}=…"
+            )
         values |= {key: value for key, value in flags.items() if value is not None}
         try:
             return cls(**values)
@@ -253,6 +276,10 @@ class Config(BaseModel):
                     f"Add {flag} {example}   or   {key} = {str(example)!r}   in the config file."
                 )
         return [str(getattr(self, key)) for key in keys]
+
+    def the_webhook(self) -> str | None:
+        """Where the verdict is posted: the flag, else DRIVETRAIN_WEBHOOK, else nowhere. A secret: not to be shown."""
+        return (self.webhook.get_secret_value() if self.webhook else os.environ.get(WEBHOOK)) or None
 
     def the_night(self) -> date:
         """The night to work on: the one asked for, else yesterday in UTC, the last complete day."""

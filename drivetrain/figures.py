@@ -1,146 +1,357 @@
 """The plots of a night's report, as plotly figures.
 
-Knows marks and colours. Does not know Evidently, which shows them, or how a number came about.
+Knows marks and colours. Does not know Evidently, which shows them, or how a number came about. Colours are Paul Tol's
+bright scheme, and what a colour says a shape says too: it can be read with any colour vision, and in grey.
 """
 
 import re
+from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import plotly.graph_objects as go
+from plotly.subplots import make_subplots
+
+from drivetrain.findings import Accuracy, ClassShift, Decision, Histogram, Map, Statistic, TrendPoint
 
 # Evidently gives every plot a box of this height: a smaller figure leaves a hole, a larger one is cut.
 BOX = 500
 MODEBAR = ["zoom", "pan", "select", "lasso", "zoomin", "zoomout", "autoscale", "resetscale", "toimage"]
-COLUMNS = 10
-# Paul Tol's bright scheme: told apart with any colour vision.
-BLUE, RED, GREY = "#4477aa", "#ee6677", "#bbbbbb"
+BLUE, RED, GREEN, YELLOW, GREY = "#4477aa", "#ee6677", "#228833", "#ccbb44", "#bbbbbb"
+DARK, PALE, PLACE = "#222222", "#eeeeee", "#dddddd"
+# Of each verdict: its colour and its shape.
+MARKS = {
+    "ok": (GREEN, "circle"),
+    "warn": (YELLOW, "triangle-up"),
+    "drift": (RED, "diamond"),
+    "unknown": (GREY, "x"),
+}
+# A night that is far out is drawn at the edge, with its number: it must not squeeze the others into a line.
+FARTHEST = 6.0
+MAP_POINTS = 1000
+LABELS = 30
+NAMES = {
+    "combined": "<b>combined (decides)</b>",
+    "mmd": "embeddings (MMD)",
+    "bbsd": "softmax (BBSD)",
+    "labels": "label shares",
+    "confidence": "confidence",
+    "energy": "energy",
+}
 
 
-def null_figure(drift: dict[str, Any]) -> go.Figure:
+def plain_layout(figure: go.Figure, *, height: int = BOX, **margin: int) -> go.Figure:
+    """White ground, thin lines, no toolbar. Plotly's own template would add 7 KB to each figure."""
+    figure.update_layout(
+        template="none", height=height, margin=margin, plot_bgcolor="white", modebar={"remove": MODEBAR}
+    )
+    figure.update_xaxes(gridcolor=PALE, zerolinecolor=PLACE)
+    figure.update_yaxes(gridcolor=PALE, zerolinecolor=PLACE)
+    return figure
+
+
+def plain_text(text: str, most: int = 40) -> str:
+    """A text that others made, short and without plotly's markup."""
+    cut = text if len(text) <= most else text[: most - 1] + "…"
+    return re.sub(r"[<>&\x00-\x1f\x7f]", "", cut)
+
+
+def density_figure(decision: Decision) -> go.Figure | None:
+    """The null of the statistic that decides, as a histogram, with tonight's mark and the threshold."""
+    combined = decision.statistic("combined")
+    if combined is None or not combined.null:
+        return None
+    shares, edges = np.histogram(_drawn(combined), bins=40)
+    middles = (edges[:-1] + edges[1:]) / 2
+    figure = go.Figure(
+        go.Bar(
+            x=_rounded(middles),
+            y=_rounded(shares / shares.sum()),
+            width=float(edges[1] - edges[0]),
+            marker_color=GREY,
+            name="splits of the reference",
+            hovertemplate="score %{x:.2f}: %{y:.1%} of the splits<extra></extra>",
+        )
+    )
+    _add_tonight(figure, combined, decision.alpha, float((shares / shares.sum()).max()))
+    _add_threshold(figure)
+    figure.update_xaxes(title="score: 0 is usual, 1 is the threshold", range=_range([combined.score], -1.5))
+    figure.update_yaxes(title="share of the splits", tickformat=".0%", rangemode="tozero")
+    figure.update_layout(showlegend=False, bargap=0)
+    return plain_layout(figure, l=60, r=20, t=40, b=50)
+
+
+def _add_tonight(figure: go.Figure, combined: Statistic, alpha: float, height: float) -> None:
+    """Tonight's score as a line with its mark on top."""
+    colour, symbol = (RED, "diamond") if combined.p_value <= alpha else (BLUE, "circle")
+    at = min(combined.score, FARTHEST)
+    figure.add_trace(
+        go.Scatter(
+            x=[at, at],
+            y=[0, height * 1.1],
+            mode="lines+markers+text",
+            line={"color": colour, "width": 3},
+            marker={"size": [0, 14], "symbol": symbol, "color": colour},
+            text=["", f"<b>tonight {combined.score:.2f}</b>{_beyond(combined.score)}"],
+            textposition="middle left" if at > 1.5 else "top center",
+            hoverinfo="skip",
+        )
+    )
+
+
+def null_figure(decision: Decision) -> go.Figure:
     """For each statistic, the range of its null as a bar and tonight's value as a mark, in units of alarm.
 
     1 is the threshold at alpha; 0 is the mean of the null. The picture of a night without drift has marks left of 1.
     """
-    names, figure = [], go.Figure()
-    for statistic in reversed(drift["statistics"]):
-        name = {
-            "combined": "<b>combined (decides)</b>",
-            "mmd": "embeddings (MMD)",
-            "bbsd": "softmax (BBSD)",
-            "labels": "label shares",
-            "confidence": "confidence",
-            "energy": "energy",
-        }[statistic["name"]]
-        unit = max(statistic["threshold"] - statistic["null_mean"], 1e-12)
-        low, high = ((statistic["null"][i] - statistic["null_mean"]) / unit for i in (0, -1))
-        value = (statistic["value"] - statistic["null_mean"]) / unit
-        alarm = statistic["p_value"] <= drift["alpha"]
-        names.append(name)
-        figure.add_trace(
-            go.Bar(
-                y=[name],
-                x=[high - low],
-                base=[low],
-                orientation="h",
-                marker_color=GREY,
-                width=0.5,
-                showlegend=False,
-                hovertemplate=f"no drift: {low:.2f} to {high:.2f}<extra></extra>",
+    figure = go.Figure()
+    for statistic in reversed(decision.statistics):
+        name = NAMES.get(statistic.name, statistic.name)
+        if statistic.null:
+            low, high = _scores(statistic)[[0, -1]]
+            figure.add_trace(
+                go.Bar(
+                    y=[name],
+                    x=[high - low],
+                    base=[low],
+                    orientation="h",
+                    marker_color=GREY,
+                    width=0.5,
+                    showlegend=False,
+                    hovertemplate=f"no drift: {low:.2f} to {high:.2f}<extra></extra>",
+                )
             )
-        )
+        alarm = statistic.p_value <= decision.alpha
         figure.add_trace(
             go.Scatter(
                 y=[name],
-                x=[value],
+                x=[min(statistic.score, FARTHEST)],
                 mode="markers+text",
-                text=[f"  p = {statistic['p_value']:.2g}"],
+                text=[f"  p = {statistic.p_value:.2g}{_beyond(statistic.score)}"],
                 textposition="middle right",
                 showlegend=False,
                 marker={"size": 14, "color": RED if alarm else BLUE, "symbol": "diamond" if alarm else "circle"},
+                hovertemplate=f"tonight {statistic.score:.2f}<extra></extra>",
             )
         )
-    figure.add_vline(
-        x=1, line_dash="dash", line_color="#222222", annotation_text="threshold", annotation_position="top"
-    )
-    marks = [
-        (each["value"] - each["null_mean"]) / max(each["threshold"] - each["null_mean"], 1e-12)
-        for each in drift["statistics"]
-    ]
-    right = max(2.0, *marks) * 1.25
-    title = "distance from the reference: 0 is usual, 1 is the threshold; grey is what no drift looks like"
-    figure.update_xaxes(title=title, range=[-1.5, right])
-    figure.update_layout(
-        height=BOX,
-        margin={"l": 160, "r": 90, "t": 30, "b": 45},
-        plot_bgcolor="white",
-        modebar={"remove": MODEBAR},
-        barmode="overlay",
-    )
-    figure.update_xaxes(gridcolor="#eeeeee", zerolinecolor="#dddddd")
-    return figure
+    _add_threshold(figure)
+    right = [each.score for each in decision.statistics]
+    figure.update_xaxes(title="score: 0 is usual, 1 is the threshold; grey is no drift", range=_range(right, -1.5))
+    figure.update_layout(barmode="overlay")
+    return plain_layout(figure, l=150, r=75, t=40, b=50)
 
 
-def label_figure(shares: list[list[float]], vocab: list[str]) -> go.Figure | None:
-    """The shares of the 30 labels that changed most, reference beside tonight; None without labels."""
-    if not shares:
-        return None
-    order = sorted(range(len(shares)), key=lambda i: -abs(shares[i][1] - shares[i][0]))[:30]
-    words = [vocab[i] for i in sorted(order)]
-    figure = go.Figure()
-    for name, side, colour in (("reference", 0, GREY), ("tonight", 1, BLUE)):
-        figure.add_trace(go.Bar(name=name, x=words, y=[shares[i][side] for i in sorted(order)], marker_color=colour))
-    figure.update_yaxes(tickformat=".0%", gridcolor="#eeeeee")
-    figure.update_xaxes(type="category")
+def trend_figure(trend: Sequence[TrendPoint], tonight: str, decision: Decision | None) -> go.Figure:
+    """The score of the last nights with the band of what no drift looks like; below it estimated accuracy."""
+    judged = any(point.accuracy is not None for point in trend)
+    rows = 2 if judged else 1
+    figure = make_subplots(
+        rows=rows, cols=1, shared_xaxes=True, vertical_spacing=0.08, row_heights=[0.65, 0.35] if judged else [1]
+    )
+    combined = decision.statistic("combined") if decision else None
+    if combined and combined.null:
+        low, high = np.quantile(_scores(combined), [0.05, 0.95])
+        figure.add_hrect(y0=low, y1=high, fillcolor=GREY, opacity=0.35, line_width=0, layer="below", row=1, col=1)
+    _add_scores(figure, trend)
+    figure.add_hline(y=1, line_dash="dash", line_color=DARK, row=1, col=1)
+    figure.add_annotation(
+        x=0, xref="x domain", y=1, yref="y", text="threshold", showarrow=False, xanchor="left", yanchor="bottom"
+    )
+    if judged:
+        _add_accuracies(figure, trend)
+        figure.update_yaxes(title="est. accuracy", tickformat=".0%", row=2, col=1)
+    figure.update_yaxes(title="score", row=1, col=1)
+    nights = [point.night for point in trend]
+    step = -(-len(nights) // 15)
+    shown = nights[::-1][::step][::-1]
+    words = [f"<b>{night}</b>" if night == tonight else night for night in shown]
+    figure.update_xaxes(type="category", categoryorder="array", categoryarray=nights, tickangle=-45)
+    figure.update_xaxes(tickvals=shown, ticktext=words)
     figure.update_layout(legend={"orientation": "h", "x": 0, "y": 1.12})
-    figure.update_layout(
-        height=BOX, margin={"l": 50, "r": 10, "t": 40, "b": 40}, plot_bgcolor="white", modebar={"remove": MODEBAR}
+    return plain_layout(figure, l=70, r=20, t=45, b=90)
+
+
+def _add_scores(figure: go.Figure, trend: Sequence[TrendPoint]) -> None:
+    """A line through the scores, and a mark for each verdict. Nights without a score lie on the ground."""
+    nights = [point.night for point in trend]
+    heights = [None if point.score is None else min(point.score, FARTHEST) for point in trend]
+    line = {"color": BLUE, "width": 1.5}
+    figure.add_trace(
+        go.Scatter(x=nights, y=heights, mode="lines", line=line, showlegend=False, hoverinfo="skip"), row=1, col=1
     )
-    return figure
+    for verdict, (colour, symbol) in MARKS.items():
+        points = [(point, height) for point, height in zip(trend, heights, strict=True) if point.verdict == verdict]
+        if not points:
+            continue
+        figure.add_trace(
+            go.Scatter(
+                x=[point.night for point, _ in points],
+                y=[0 if height is None else round(height, 3) for _, height in points],
+                mode="markers",
+                name=verdict,
+                marker={"color": colour, "symbol": symbol, "size": 11, "line": {"color": DARK, "width": 0.5}},
+                hovertext=[_about(point) for point, _ in points],
+                hoverinfo="text",
+            ),
+            row=1,
+            col=1,
+        )
 
 
-def thumbnail_figure(shown: list[dict[str, Any]]) -> go.Figure:
-    """A grid of the review queue's first images, each with its label, confidence and distance."""
-    figure = go.Figure()
-    rows = -(-len(shown) // COLUMNS)
-    for place, image in enumerate(shown):
-        x, y = place % COLUMNS, -(place // COLUMNS) * 1.45
-        if image["picture"]:
-            figure.add_layout_image(
-                source=image["picture"],
-                x=x,
-                y=y,
-                xref="x",
-                yref="y",
-                sizex=0.92,
-                sizey=0.92,
-                xanchor="center",
-                yanchor="middle",
-                layer="above",
-            )
-        sure = "" if image["confidence"] is None else f" {image['confidence']:.0%}"
-        label = _short(image["label"] or "")
-        text = f"{label}{sure}<br>{image['moved']:+.1f} sd"
-        figure.add_annotation(x=x, y=y - 0.5, text=text, showarrow=False, yanchor="top", font={"size": 11})
-    names = [_short(image["uri"].rsplit("/", 1)[-1], 40) for image in shown]
+def _add_accuracies(figure: go.Figure, trend: Sequence[TrendPoint]) -> None:
     figure.add_trace(
         go.Scatter(
-            x=[i % COLUMNS for i in range(len(shown))],
-            y=[-(i // COLUMNS) * 1.45 for i in range(len(shown))],
-            mode="markers",
-            marker={"size": 60, "opacity": 0},
-            hovertext=names,
-            hoverinfo="text",
+            x=[point.night for point in trend],
+            y=[None if point.accuracy is None else round(point.accuracy, 4) for point in trend],
+            mode="lines+markers",
+            line={"color": BLUE, "width": 1.5},
             showlegend=False,
+            hovertemplate="%{x}: %{y:.1%}<extra></extra>",
+        ),
+        row=2,
+        col=1,
+    )
+
+
+def _about(point: TrendPoint) -> str:
+    score = "nothing measured" if point.score is None else f"score {point.score:.2f}"
+    return f"{point.night}: {point.verdict}, {score}, {point.images:,} images"
+
+
+def accuracy_figure(accuracy: Accuracy) -> go.Figure:
+    """The range of tonight's estimated accuracy, beside the reference's measured one."""
+    figure = go.Figure()
+    low, middle, high = (value or 0.0 for value in (accuracy.low, accuracy.estimate, accuracy.high))
+    figure.add_trace(
+        go.Scatter(
+            x=[accuracy.reference],
+            y=["reference, measured"],
+            mode="markers+text",
+            marker={"size": 14, "color": GREY, "symbol": "square", "line": {"color": DARK, "width": 1}},
+            text=[f"{accuracy.reference:.1%}"],
+            textposition="top center",
         )
     )
-    figure.update_xaxes(visible=False, range=[-0.6, COLUMNS - 0.4])
-    figure.update_yaxes(visible=False, range=[-max(rows - 1, 2) * 1.45 - 1.0, 0.6])
-    figure.update_layout(
-        height=BOX, margin={"l": 5, "r": 5, "t": 5, "b": 5}, plot_bgcolor="white", modebar={"remove": MODEBAR}
+    figure.add_trace(
+        go.Scatter(
+            x=[middle],
+            y=["tonight, estimated"],
+            mode="markers+text",
+            marker={"size": 14, "color": BLUE},
+            error_x={"type": "data", "symmetric": False, "array": [high - middle], "arrayminus": [middle - low]},
+            text=[f"{middle:.1%} ({low:.1%} to {high:.1%})"],
+            textposition="top center",
+        )
     )
-    return figure
+    figure.add_vline(x=accuracy.reference, line_dash="dash", line_color=DARK)
+    least = min(low, accuracy.reference)
+    figure.update_xaxes(title="accuracy", tickformat=".0%", range=[max(0.0, least - 0.15), 1.08])
+    figure.update_yaxes(range=[-0.8, 1.8])
+    figure.update_layout(showlegend=False)
+    return plain_layout(figure, l=140, r=20, t=20, b=50)
 
 
-def _short(text: str, most: int = 14) -> str:
-    cut = text if len(text) <= most else text[: most - 1] + "…"
-    return re.sub(r"[<>&]", "", cut)
+def label_figure(classes: Sequence[ClassShift]) -> go.Figure | None:
+    """The shares of the 30 labels that changed most, reference beside tonight; None without labels."""
+    if not classes:
+        return None
+    changed = sorted(classes, key=lambda row: -abs(row.current_share - row.reference_share))[:LABELS]
+    shown = [row for row in classes if row in changed]
+    # Places and not words: two labels that are cut alike would fall together.
+    places = list(range(len(shown)))
+    figure = go.Figure()
+    for name, side, colour in (("reference", "reference_share", GREY), ("tonight", "current_share", BLUE)):
+        shares = [round(getattr(row, side), 5) for row in shown]
+        figure.add_trace(go.Bar(name=name, x=places, y=shares, marker_color=colour))
+    figure.update_yaxes(tickformat=".0%", title="share of the images")
+    figure.update_xaxes(tickvals=places, ticktext=[plain_text(row.label, 24) for row in shown])
+    figure.update_layout(legend={"orientation": "h", "x": 0, "y": 1.12})
+    return plain_layout(figure, l=70, r=10, t=40, b=90)
+
+
+def histogram_figure(histogram: Histogram) -> go.Figure:
+    """Shares by bin, the reference as a grey area and tonight as a blue line."""
+    edges = [float(edge) for edge in histogram.edges]
+    figure = go.Figure()
+    for name, shares, colour, fill in (
+        ("reference", histogram.reference, GREY, "tozeroy"),
+        ("tonight", histogram.current, BLUE, "none"),
+    ):
+        # Two points an edge: a step that holds in every browser and closes at both ends.
+        x = np.repeat(edges, 2)
+        y = np.concatenate([[0.0], np.repeat(shares, 2), [0.0]])
+        line = {"color": colour, "width": 2}
+        figure.add_trace(
+            go.Scatter(x=_rounded(x), y=_rounded(y), mode="lines", name=name, line=line, fill=fill, hoverinfo="skip")
+        )
+    figure.update_xaxes(title=histogram.name)
+    figure.update_yaxes(tickformat=".0%", rangemode="tozero", title="share of the images")
+    figure.update_layout(legend={"orientation": "h", "x": 0, "y": 1.12})
+    return plain_layout(figure, l=60, r=20, t=40, b=50)
+
+
+def map_figure(found: Map) -> go.Figure:
+    """The reference's first two principal components; what lies outside their bounds is drawn on the border."""
+    figure = go.Figure()
+    for name, points, colour, symbol in (
+        ("reference", found.reference, GREY, "circle"),
+        ("tonight", found.current, BLUE, "cross"),
+    ):
+        inside = np.clip(_thinned(points), found.low, found.high)
+        figure.add_trace(
+            go.Scatter(
+                x=_rounded(inside[:, 0]),
+                y=_rounded(inside[:, 1]),
+                mode="markers",
+                name=name,
+                marker={"color": colour, "symbol": symbol, "size": 5, "opacity": 0.6},
+                hoverinfo="skip",
+            )
+        )
+    shares = [f"component {i + 1}: {share:.0%} of the reference's variance" for i, share in enumerate(found.explained)]
+    pad = [(high - low) * 0.03 for low, high in zip(found.low, found.high, strict=True)]
+    figure.update_xaxes(title=shares[0], range=[found.low[0] - pad[0], found.high[0] + pad[0]])
+    figure.update_yaxes(title=shares[1], range=[found.low[1] - pad[1], found.high[1] + pad[1]])
+    figure.update_layout(legend={"orientation": "h", "x": 0, "y": 1.12})
+    return plain_layout(figure, l=70, r=20, t=40, b=50)
+
+
+def outside(found: Map) -> int:
+    """How many of tonight's points lie outside the map's bounds."""
+    points = np.asarray(found.current, float).reshape(-1, 2)
+    return int(((points < found.low) | (points > found.high)).any(axis=1).sum())
+
+
+def _thinned(points: Sequence[tuple[float, float]]) -> Any:
+    """At most a thousand of the points, evenly taken."""
+    step = max(1, -(-len(points) // MAP_POINTS))
+    return np.asarray(points[::step], float).reshape(-1, 2)
+
+
+def _scores(statistic: Statistic) -> Any:
+    """A null's quantiles in units of alarm."""
+    unit = max(statistic.threshold - statistic.null_mean, 1e-12)
+    return (np.asarray(statistic.null) - statistic.null_mean) / unit
+
+
+def _drawn(statistic: Statistic) -> Any:
+    """Scores as the null has them: evenly along its quantiles, so that ties keep their weight."""
+    quantiles = _scores(statistic)
+    return np.interp(np.linspace(0, 1, 4000), np.linspace(0, 1, len(quantiles)), quantiles)
+
+
+def _range(scores: Sequence[float], left: float) -> list[float]:
+    return [left, max(2.0, min(FARTHEST, max(scores, default=0.0))) * 1.2]
+
+
+def _beyond(score: float) -> str:
+    return f" (score {score:.0f}, off the scale)" if score > FARTHEST else ""
+
+
+def _add_threshold(figure: go.Figure) -> None:
+    figure.add_vline(x=1, line_dash="dash", line_color=DARK, annotation_text="threshold", annotation_position="top")
+
+
+def _rounded(values: Any) -> list[float]:
+    """Four digits are more than a screen shows, and a quarter of the page's bytes."""
+    return [float(f"{value:.4g}") for value in np.asarray(values, float)]

@@ -29,7 +29,7 @@ replaceable    derived from what was created once; may be written again at any t
     <root>/sources/<source>/accepted/<run_id>.json            created once   a night that was accepted as usual
     <root>/comparisons/<run>--<run>/{comparison.json, index.html}                           replaceable
     <root>/workspace/                                         replaceable    Evidently's
-    <root>/site/                                              replaceable
+    <root>/site/{index.html, metrics.prom}                    replaceable    all nights; the newest, for Prometheus
 """
 
 import re
@@ -255,6 +255,11 @@ class Layout:
     def site(self) -> str:
         """The static site's folder."""
         return f"{self.root}/site"
+
+    @property
+    def metrics(self) -> str:
+        """metrics.prom: the newest night of each source, for Prometheus."""
+        return f"{self.site}/metrics.prom"
 
 
 def shipped(name: str) -> Path:

@@ -175,7 +175,10 @@ def _point(night: str, verdict: str, report: str, numbers: dict[str, Any]) -> Tr
 
 @dataclass(frozen=True)
 class Night:
-    """One line of the table of nights. ``state``: done, running, failed, stopped, dead, planned or missing."""
+    """One line of the table of nights. ``state``: done, running, failed, stopped, dead, planned or missing.
+
+    ``score``: 0 is usual, 1 the threshold; ``accuracy``: estimated, in 0..1; ``made``: when the record was closed.
+    """
 
     source: str
     night: str
@@ -189,6 +192,7 @@ class Night:
     effect: float | None = None
     score: float | None = None
     accuracy: float | None = None
+    made: str = ""
 
     def record(self) -> dict[str, Any]:
         """As JSON."""
@@ -245,8 +249,10 @@ def _night(store: Store, layout: Layout, source: str, name: str) -> Night:
             record.report,
             numbers["p_value"],
             numbers["effect"],
+            # Records made before these were measured have none.
             numbers.get("score"),
             numbers.get("accuracy"),
+            found["made"],
         )
     plan = find_plan(store, layout, source, "night", name)
     state = _state(store, layout, source, name)

@@ -13,26 +13,52 @@ from urllib.parse import quote
 from jinja2 import Environment, FileSystemLoader, StrictUndefined, select_autoescape
 
 from drivetrain.compare import Comparison
+from drivetrain.exposition import exposition
 from drivetrain.layout import Layout, shipped
 from drivetrain.nights import Night, nights_table
 from drivetrain.store import Store
 
 TREND_NIGHTS = 30
-WIDTH, HEIGHT = 240, 48
+WIDTH, HEIGHT, MARGIN = 248, 56, 7
+# A night that is far out is drawn at the top: it must not press the others into a line.
+FARTHEST = 3.0
+
+
+@dataclass(frozen=True)
+class Dot:
+    """One night of a trend: its place, its report, and what is said when one points at it."""
+
+    x: float
+    y: float
+    night: Night
+
+    @property
+    def title(self) -> str:
+        """The night in a line."""
+        return f"{self.night.night}: {self.night.verdict}, score {self.night.score or 0:.2f}"
 
 
 @dataclass(frozen=True)
 class SourceTable:
-    """A source's nights, newest first, and its trend: points of an SVG line of the effect, newest right."""
+    """A source's nights, newest first, and its trend: marks of an SVG line of the score, newest right."""
 
     name: str
     nights: tuple[Night, ...]
-    points: str
-    dots: tuple[tuple[float, float, str], ...]
+    dots: tuple[Dot, ...]
+
+    @property
+    def points(self) -> str:
+        """The line through the marks, as SVG has it."""
+        return " ".join(f"{dot.x},{dot.y}" for dot in self.dots)
+
+    @property
+    def alarms(self) -> int:
+        """How many nights of the trend are drift."""
+        return sum(dot.night.verdict == "drift" for dot in self.dots)
 
 
 def build(store: Store, layout: Layout) -> str:
-    """Write the index of all nights and comparisons; returns its uri."""
+    """Write the index of all nights and comparisons, and the newest nights for Prometheus; returns the index' uri."""
     nights = nights_table(store, layout)
     names = dict.fromkeys(night.source for night in nights)
     tables = [_table(name, [night for night in nights if night.source == name]) for name in names]
@@ -40,10 +66,18 @@ def build(store: Store, layout: Layout) -> str:
     page = (
         _environment(layout)
         .get_template("index.html.j2")
-        .render(tables=tables, comparisons=comparisons, made=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"))
+        .render(
+            tables=tables,
+            comparisons=comparisons,
+            made=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
+            size=(WIDTH, HEIGHT),
+            threshold=_height(1.0),
+        )
     )
     uri = f"{layout.site}/index.html"
     store.replace(uri, page.encode())
+    # An empty file would be no text at all to Prometheus: a comment is.
+    store.replace(layout.metrics, (exposition(nights) or "# No night has been judged yet.\n").encode())
     return uri
 
 
@@ -54,19 +88,16 @@ def comparison_page(comparison: Comparison, flips: Sequence[dict[str, Any]]) -> 
 
 
 def _table(name: str, nights: list[Night]) -> SourceTable:
-    measured = [night for night in nights if night.effect is not None][-TREND_NIGHTS:]
-    step = WIDTH / max(1, len(measured) - 1) if len(measured) > 1 else 0
-    dots = tuple(
-        (round(4 + i * step * (WIDTH - 8) / WIDTH, 1), round(_height(night.effect), 1), night.verdict)
-        for i, night in enumerate(measured)
-    )
-    points = " ".join(f"{x},{y}" for x, y, _ in dots)
-    return SourceTable(name, tuple(reversed(nights)), points, dots)
+    measured = [night for night in nights if night.score is not None][-TREND_NIGHTS:]
+    step = (WIDTH - 2 * MARGIN) / max(1, len(measured) - 1)
+    dots = tuple(Dot(round(MARGIN + i * step, 1), _height(night.score), night) for i, night in enumerate(measured))
+    return SourceTable(name, tuple(reversed(nights)), dots)
 
 
-def _height(effect: float | None) -> float:
-    """An effect of 0.5 lies at the bottom of the trend, 1 at its top."""
-    return HEIGHT - 5 - ((effect or 0.5) - 0.5) * 2 * (HEIGHT - 10)
+def _height(score: float | None) -> float:
+    """A score of 0 or less lies at the bottom of the trend, 3 or more at its top."""
+    share = min(max(score or 0.0, 0.0), FARTHEST) / FARTHEST
+    return round(HEIGHT - MARGIN - share * (HEIGHT - 2 * MARGIN), 1)
 
 
 def _environment(layout: Layout | None) -> Environment:

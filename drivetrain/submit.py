@@ -24,7 +24,7 @@ from ray.dashboard.utils import get_address_for_submission_client
 from ray.exceptions import AuthenticationError, RayError
 from ray.job_submission import JobStatus, JobSubmissionClient
 
-from drivetrain.config import Config
+from drivetrain.config import WEBHOOK, Config
 from drivetrain.console import duration, say
 from drivetrain.dashboard import OPEN_MEANS, door, is_loopback
 from drivetrain.errors import RunError, SettingError
@@ -117,6 +117,11 @@ def submit_command(
     `reach` raises.
     """
     _same_everywhere(config)
+    if config.webhook:
+        raise SettingError(
+            "--webhook: the words of a job can be read by whoever may use the cluster, and that address is a secret.\n"
+            f"Put it into the environment in which the cluster's nodes start: export {WEBHOOK}=…"
+        )
     labels = None if config.labels is None or "://" in config.labels else config.labels
     with tempfile.TemporaryDirectory(prefix="drivetrain-") as folder:
         words = [*_without_files(words), *_packed(Path(folder), {"config": config_file, "labels": labels})]

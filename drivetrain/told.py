@@ -21,6 +21,7 @@ def lines_of(result: dict[str, Any]) -> list[str]:
         lines.append(f"Accepted {result['accepted']}. {number} accepted nights; {more}.")
     if result.get("self_test"):
         lines += _seen(result["self_test"])
+    lines += [f"Note: {note}" for note in result.get("notes", ())]
     if "checks" in result:
         lines += _checked(result)
     if "architecture" in result:
