@@ -53,7 +53,8 @@ def near_duplicates(whitened: Matrix) -> Indices:
         right.append(other)
     pairs = np.concatenate(left), np.concatenate(right)
     links = coo_array((np.ones(len(pairs[0]), dtype=np.int8), pairs), shape=(n, n))
-    return connected_components(links, directed=False)[1].astype(np.int64)
+    numbers: Indices = connected_components(links, directed=False)[1].astype(np.int64)
+    return numbers
 
 
 def capped(groups: Indices, most: int, rng: np.random.Generator) -> Indices:

@@ -23,6 +23,7 @@ from drivetrain.errors import DrivetrainError, SettingError
 from drivetrain.findings import Findings
 from drivetrain.layout import Layout, RecordPaths
 from drivetrain.measure import findings_of
+from drivetrain.message import message
 from drivetrain.nights import (
     accepted_values,
     alpha_of,
@@ -32,6 +33,7 @@ from drivetrain.nights import (
     record_number,
     trend_of,
 )
+from drivetrain.notify import post
 from drivetrain.reference import Reference, build_reference, find_reference
 from drivetrain.review import labelling_csv, review_queue
 from drivetrain.root import from_json, open_root, to_json
@@ -234,16 +236,28 @@ def _publish(
     store.replace(record.review, parquet_bytes(queue))
     store.replace(record.labelling, labelling_csv(queue))
     store.replace(record.drift, to_json(measured.findings.record() if measured.findings else {}))
-    page = _page(store, layout, measured, queue, record)
+    closed = _about(measured.run) | measured.verdict.record() | {"numbers": _numbers(measured), "inputs": inputs}
+    page = _page(store, layout, measured, queue, record, config)
     drawn = measured.looked.rows.take(pa.array(measured.looked.drawn))
-    made = report.make(page, drawn, measured.bundle.rows if measured.bundle else None, store)
+    made = report.make(
+        page, drawn, measured.bundle.rows if measured.bundle else None, store, config.evidently_embeddings
+    )
     store.replace(record.report, made.html)
     store.replace(record.snapshot, made.json)
     snapshot = report.publish(made, layout.workspace, store, before)
     now = datetime.now(UTC).isoformat(timespec="microseconds")
-    closed = _about(measured.run) | measured.verdict.record() | {"numbers": _numbers(measured), "inputs": inputs}
-    store.create(record.verdict, to_json(closed | {"snapshot": snapshot, "made": now}))
+    store.create(record.verdict, to_json(closed | {"snapshot": snapshot, "made": now, "notes": list(page.notes)}))
     site.build(store, layout)
+
+
+def _notes(measured: Measured, record: RecordPaths, config: Config) -> tuple[str, ...]:
+    """Tell the chat, before the page is made: a page says when that failed."""
+    webhook = config.the_webhook()
+    if not webhook:
+        return ()
+    told = _about(measured.run) | measured.verdict.record() | {"numbers": _numbers(measured)}
+    note = post(webhook, message(told, record.report))
+    return (note,) if note else ()
 
 
 def _queue(measured: Measured, config: Config) -> pa.Table:
@@ -263,7 +277,9 @@ def _about(run: Run) -> dict[str, str]:
     return {key: getattr(run.record, key) for key in keys}
 
 
-def _page(store: Store, layout: Layout, measured: Measured, queue: pa.Table, record: RecordPaths) -> report.Page:
+def _page(
+    store: Store, layout: Layout, measured: Measured, queue: pa.Table, record: RecordPaths, config: Config
+) -> report.Page:
     numbers, run = _numbers(measured), measured.run.record
     tonight = {"verdict": measured.verdict.verdict, "numbers": numbers, "report": record.report, "night": run.name}
     return report.Page(
@@ -274,8 +290,9 @@ def _page(store: Store, layout: Layout, measured: Measured, queue: pa.Table, rec
         vocab=run.vocab,
         queue=queue,
         held_out=measured.reference.held_out if measured.reference else False,
+        effect_floor=config.effect_floor,
         trend=trend_of(store, layout, run.source, run.kind, tonight),
-        notes=(),
+        notes=_notes(measured, record, config),
     )
 
 
@@ -303,4 +320,5 @@ def _result(run: Run, record: RecordPaths, verdict: dict[str, Any]) -> dict[str,
         "report": record.report,
         "review": record.review,
         "labelling": record.labelling,
+        "notes": verdict.get("notes", []),
     }
