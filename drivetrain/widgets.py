@@ -71,12 +71,12 @@ def _counters(page: Page) -> Any:
     ]
     if page.findings:
         found = page.findings.decision
-        against = "held-out images" if page.held_out else "images, not held out"
+        against = "held-out images to compare" if page.held_out else "images to compare, not held out"
         counters += [
             CounterData("p-value", f"{found.p_value:.2g}"),
-            CounterData("effect (0.5 is chance)", f"{found.effect:.2f}"),
+            CounterData("effect", f"{found.effect:.2f}"),
             CounterData("images in the test", f"{found.n_tested:,}"),
-            CounterData(f"reference {against}", f"{found.n_reference:,}"),
+            CounterData(against, f"{found.n_reference:,}"),
         ]
     return counter(title=f"run {page.run_id}", counters=counters)
 
@@ -170,8 +170,8 @@ def accuracy_widgets(page: Page) -> list[Any]:
 def accuracy_text(found: Accuracy, verdict: str) -> str:
     """What is estimated, or why nothing can be said."""
     novel = (
-        f" {found.novel:.1%} of the images lie further from the reference than 99 % of its own images do; "
-        f"1 % is usual."
+        f" {found.novel:.1%} of the images lie further from the reference than 99% of its own images do; "
+        f"1% is usual."
     )
     if found.estimate is None or found.low is None or found.high is None:
         return f"**Can't say**: {escaped(found.why or 'no reason was given')}.{novel}".replace("..", ".")
@@ -287,10 +287,12 @@ def queue_widgets(shown: Shown) -> list[Any]:
     if not shown.queue:
         return []
     title = "The images that moved most: label, confidence, and how far (in standard deviations of the reference)"
+    if not shown.page.findings:
+        title = "Some images of the night: label and confidence"
     more = len(shown.page.queue) - len(shown.queue)
     text = "review.parquet beside this page holds " + (f"{more:,} more." if more else "the same images.")
     return [
-        plotly_figure(title=title, figure=queue_figure(shown.queue, shown.pictures)),
+        plotly_figure(title=title, figure=queue_figure(shown.queue, shown.pictures, moved=shown.page.findings is not None)),
         text_widget(title="", text=f"{text} A grey place is an image that can't be shown. Point at one for its name."),
     ]
 
