@@ -24,7 +24,7 @@ import pandas as pd
 from PIL import Image, ImageFilter
 
 Rng = np.random.Generator
-SOURCES, FRAMES = 3500, 5
+SOURCES, FRAMES = 2000, 5
 HEAD_EPOCHS = 12
 
 
@@ -213,7 +213,7 @@ def main() -> None:
     parser.add_argument("--by")
     parser.add_argument("--out", required=True)
     parser.add_argument("--train", type=int, default=4000)
-    parser.add_argument("--shifted", type=int, default=8000)
+    parser.add_argument("--shifted", type=int, default=5000)
     parser.add_argument("--size", type=int, default=128)
     parser.add_argument("--fine-tune", action="store_true")
     warnings.simplefilter("ignore")

@@ -211,7 +211,7 @@ def trend(number: int = 30, last: float | None = 3.2) -> tuple[TrendPoint, ...]:
             score, verdict = 1.2, "warn"
         elif place == number - 1:
             score, verdict = last, "drift" if (last or 0) > 1 else "ok"
-        accuracy = None if score is None else 0.91 - 0.025 * max(score, 0)
+        accuracy = None if score is None else max(0.4, 0.91 - 0.025 * max(score, 0))
         effect = None if score is None else 0.5 + max(score, 0) / 10
         report = f"/root/sources/shop/nights/{night}/{MODEL}/0001/report.html"
         points.append(TrendPoint(night, verdict, score, effect, accuracy, 1200, report))
