@@ -26,10 +26,12 @@ def by_pattern(uris: Sequence[str], pattern: str) -> Indices:
     Images in which it finds nothing are groups of their own. Raises SettingError when it finds nothing in any.
     """
     matcher = re.compile(pattern)
-    found = [matcher.search(uri) for uri in uris]
-    if uris and not any(found):
+    matches = [matcher.search(uri) for uri in uris]
+    # A group that takes no part in a match has found nothing.
+    found = [match[1 if matcher.groups else 0] if match else None for match in matches]
+    if uris and all(each is None for each in found):
         raise SettingError(f"group_by = {pattern!r} finds nothing in any uri; the first is {uris[0]!r}.")
-    names = [(match[1] if matcher.groups else match[0]) if match else f"\0{place}" for place, match in enumerate(found)]
+    names = [f"\0{place}" if each is None else each for place, each in enumerate(found)]
     return np.unique(names, return_inverse=True)[1].astype(np.int64) if names else np.zeros(0, np.int64)
 
 

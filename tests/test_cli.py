@@ -16,7 +16,6 @@ from drivetrain.cli import JOBS, main
 from drivetrain.config import Config
 
 
-
 def leaves(group: click.Group, before: str = "") -> dict[str, click.Command]:
     """Every command that does something, by the words that call it."""
     found: dict[str, click.Command] = {}
@@ -54,7 +53,11 @@ def test_a_wrong_command_names_the_nearest() -> None:
 
 
 def test_drift_measures_accepts_and_tests_itself() -> None:
-    assert {name for name in COMMANDS if name.startswith("drift ")} == {"drift measure", "drift accept", "drift selftest"}
+    assert {name for name in COMMANDS if name.startswith("drift ")} == {
+        "drift measure",
+        "drift accept",
+        "drift selftest",
+    }
     assert {name for name in JOBS if name.startswith("drift")} == {"drift measure", "drift accept", "drift selftest"}
     done = drivetrain("drift", "mesure")
     assert done.returncode == 2 and "Did you mean 'measure'?" in done.stderr

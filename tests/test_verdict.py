@@ -49,7 +49,7 @@ EVIDENCE = Evidence(
 def judged(
     *, floor: float = 0.55, min_images: int = 100, drift: dict[str, Any] | None = None, **changes: Any
 ) -> Verdict:
-    """The verdict about a night that has clearly drifted, but for some changes of its decision or its other findings."""
+    """The verdict about a night that has clearly drifted, but for some changes of what was found."""
     own = {each.name for each in fields(Decision)}
     decision = replace(DECISION, **{name: value for name, value in (drift or {}).items() if name in own})
     others = {name: value for name, value in (drift or {}).items() if name not in own}
@@ -108,7 +108,10 @@ def test_a_small_reference_is_unknown_and_says_how_many_images_it_needs() -> Non
     verdict = judged(drift={"n_reference": 249, "n_tested": 49, "groups_reference": 249, "groups_tested": 49})
     assert (verdict.verdict, verdict.lever) == ("unknown", "build a larger reference")
     assert "the reference has 249 images to compare with; 250 are needed" in verdict.sentence
-    assert judged(drift={"n_reference": 250, "n_tested": 50, "groups_reference": 250, "groups_tested": 50}).verdict == "drift"
+    assert (
+        judged(drift={"n_reference": 250, "n_tested": 50, "groups_reference": 250, "groups_tested": 50}).verdict
+        == "drift"
+    )
 
 
 def test_a_small_night_against_a_large_reference_does_not_blame_the_reference() -> None:
@@ -285,14 +288,18 @@ def test_the_groups_of_a_night_are_said_where_there_are_any() -> None:
 def test_causes_are_said_when_it_alarms_and_at_most_three() -> None:
     words = ["darker by 1.4 sd", "smaller by 0.6 sd", "blurrier by 0.5 sd", "wider by 0.3 sd"]
     causes = tuple(Cause(word, word, 1.0, 0.5, 0.3, "", 0.001) for word in words)
-    assert "The images are darker by 1.4 sd, smaller by 0.6 sd, blurrier by 0.5 sd." in judged(drift={"causes": causes}).reasons
+    assert (
+        "The images are darker by 1.4 sd, smaller by 0.6 sd, blurrier by 0.5 sd."
+        in judged(drift={"causes": causes}).reasons
+    )
     assert "darker" not in said(judged(drift={"causes": causes, "p_value": 0.5}))
 
 
 def test_accepted_nights_that_widened_the_threshold_are_said() -> None:
-    assert "25 accepted nights made the threshold 2.3 times as wide." in judged(
-        drift={"accepted": 25, "widened": 2.3}
-    ).reasons
+    assert (
+        "25 accepted nights made the threshold 2.3 times as wide."
+        in judged(drift={"accepted": 25, "widened": 2.3}).reasons
+    )
     assert "accepted nights" not in said(judged(drift={"accepted": 25, "widened": 1.0}))
 
 
