@@ -64,6 +64,16 @@ def test_independent_images_are_groups_of_their_own() -> None:
     assert len(np.unique(near_duplicates(learn(scores, 0).whiten(scores)))) == 1500
 
 
+@pytest.mark.parametrize("depth", [1, 2, 4, 8, 12])
+def test_few_dimensions_make_no_neighbours_of_independent_images(depth: int) -> None:
+    """Nearness alone would tie nearly all images of a small embedding into one group, and every night to unknown."""
+    scores = some(2000, 1, depth=depth)
+    white = learn(scores, 0).whiten(scores)
+    assert len(np.unique(near_duplicates(white))) > 1850
+    copies = near_duplicates(np.concatenate([white, white + 1e-7]))
+    np.testing.assert_array_equal(copies[:2000], copies[2000:])
+
+
 def test_a_chain_of_near_images_is_one_group_over_blocks_of_the_computation() -> None:
     """A video: each frame is near the next, the first one is not near the last one."""
     rng = np.random.default_rng(0)
