@@ -51,25 +51,28 @@ def listed(chosen: Iterable[ObjectInfo], labels: dict[str, tuple[str, str | None
 
 def begun(store: Store, layout: Layout, plan: Plan, *, sha256: str = SHA256, **changes: Any) -> Run:
     """A run of a plan that has a manifest and a run.json, and no part yet. Its embeddings have 3 numbers."""
-    record = replace(RunRecord(
-        run_id=run_id_of(plan, sha256, SETTINGS),
-        source=plan.source,
-        kind=plan.kind,
-        name=plan.name,
-        manifest=plan.digest,
-        images=plan.images,
-        shards=plan.shards,
-        skipped=plan.skipped,
-        model_id=sha256[:12],
-        sha256=sha256,
-        task="single",
-        vocab=("cat", "dog"),
-        layer="head.0",
-        embedding_size=3,
-        settings=SETTINGS,
-        schema=SCHEMA_MAJOR,
-        created="2026-01-03T00:00:00+00:00",
-    ), **changes)
+    record = replace(
+        RunRecord(
+            run_id=run_id_of(plan, sha256, SETTINGS),
+            source=plan.source,
+            kind=plan.kind,
+            name=plan.name,
+            manifest=plan.digest,
+            images=plan.images,
+            shards=plan.shards,
+            skipped=plan.skipped,
+            model_id=sha256[:12],
+            sha256=sha256,
+            task="single",
+            vocab=("cat", "dog"),
+            layer="head.0",
+            embedding_size=3,
+            settings=SETTINGS,
+            schema=SCHEMA_MAJOR,
+            created="2026-01-03T00:00:00+00:00",
+        ),
+        **changes,
+    )
     return Run.begin(store, layout, plan.paths(layout).manifest(plan.digest), record)
 
 

@@ -122,8 +122,6 @@ def test_of_a_quiet_night_about_one_in_a_hundred_images_is_novel() -> None:
     assert novel_share(learn(reference, 0), reference, some(2000, 2)) == pytest.approx(0.01, abs=0.01)
 
 
-
-
 def test_fewer_than_100_labelled_images_say_nothing_at_all() -> None:
     reference, _ = classified(1000, 1)
     night, _ = classified(300, 2)
