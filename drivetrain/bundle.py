@@ -16,10 +16,11 @@ import pyarrow as pa
 from drivetrain import cluster, pool
 from drivetrain.config import Config
 from drivetrain.console import busy
+from drivetrain.errors import SettingError
 from drivetrain.findings import Seen, SelfTest
 from drivetrain.groups import by_pattern, near_duplicates
 from drivetrain.layout import Layout
-from drivetrain.lens import Indices, Lens, Scores, from_arrays, learn
+from drivetrain.lens import Indices, Lens, Matrix, Scores, from_arrays, learn
 from drivetrain.reference import MOST_ROWS, SCORE_COLUMNS, Reference, scores_of
 from drivetrain.run import Run
 from drivetrain.schema import row_schema
@@ -29,6 +30,8 @@ from drivetrain.store import Store, parquet_bytes
 
 TOTALS = b"drivetrain-totals"
 CANDIDATE = "candidate"
+# The columns of a row that may say what belongs together.
+GROUPING = ("group", "content_hash", "true_label", "label", "size", "width", "height")
 
 
 @dataclass(frozen=True)
@@ -74,7 +77,7 @@ def open_bundle(store: Store, layout: Layout, reference: Reference, config: Conf
         return None
     plain = scores_of(rows, run.record.vocab)
     lens = _lens(run, plain, config.seed)
-    groups, grouped_by = groups_of(rows, lens.whiten(plain), config.group_by)
+    groups, grouped_by = groups_of(rows, _looks(lens, plain), config.group_by)
     scores = plain.grouped(groups)
     found = _read_self_test(run)
     return Bundle(reference, run, lens, rows, scores, totals_of(lens, scores), grouped_by, found)
@@ -99,16 +102,28 @@ def _lens(run: Run, scores: Scores, seed: int) -> Lens:
         return from_arrays(arrays)
 
 
-def groups_of(rows: pa.Table, whitened: Any, group_by: str | None) -> tuple[Indices, str]:
+def _looks(lens: Lens, scores: Scores) -> Matrix | None:
+    """What near-duplicates are told by: embeddings. Outputs are alike for all images that a learner is sure of."""
+    return lens.whiten(scores) if lens.of_embeddings else None
+
+
+def groups_of(rows: pa.Table, whitened: Matrix | None, group_by: str | None) -> tuple[Indices, str]:
     """The groups of some images, and how they were found, in words.
 
-    ``group_by`` is the name of a column or a regular expression on the uri. Without it near-duplicates are groups.
+    ``group_by`` is the name of a column or a regular expression on the uri; images in which either says nothing are
+    groups of their own. Without it near-duplicates are groups, where there are embeddings to find them by. Raises
+    SettingError when ``group_by`` says nothing of any image.
     """
     if group_by is None:
-        return near_duplicates(whitened), "near-duplicates"
+        return (np.arange(len(rows)), "") if whitened is None else (near_duplicates(whitened), "near-duplicates")
     if group_by in row_schema(0).names:
-        values = [str(value) for value in rows.select([group_by])[group_by].to_pylist()]
-        return np.unique(values, return_inverse=True)[1].astype(np.int64), f"the column {group_by}"
+        if group_by not in GROUPING:
+            raise SettingError(f"group_by = {group_by!r}: no column to group by; known: {', '.join(GROUPING)}.")
+        values = rows[group_by].to_pylist()
+        if all(value is None for value in values):
+            raise SettingError(f"group_by = {group_by!r}: the column {group_by} is empty.")
+        names = [f"\0{place}" if value is None else str(value) for place, value in enumerate(values)]
+        return np.unique(names, return_inverse=True)[1].astype(np.int64), f"the column {group_by}"
     return by_pattern(rows["uri"].to_pylist(), group_by), f"group_by = {group_by!r}"
 
 
@@ -130,7 +145,7 @@ def look(run: Run, bundle: Bundle | None, config: Config) -> Looked:
         return Looked(rows, scores, None, drawn)
     if run.record.images <= MOST_ROWS:
         totals = totals_of(bundle.lens, scores)
-    groups, _ = groups_of(rows, bundle.lens.whiten(scores), config.group_by)
+    groups, _ = groups_of(rows, _looks(bundle.lens, scores), config.group_by)
     return Looked(rows, scores.grouped(groups), totals, drawn)
 
 

@@ -11,12 +11,15 @@ from collections.abc import Sequence
 import numpy as np
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
+from scipy.stats import chi2
 
 from drivetrain.errors import SettingError
 from drivetrain.lens import Indices, Matrix
 
 # Two images nearer than this share of the usual distance between two images are near-duplicates.
 NEAR = 0.3
+# So many neighbours an image may have by chance, were the images normally distributed.
+CHANCE = 0.05
 BLOCK = 1024
 
 
@@ -26,10 +29,12 @@ def by_pattern(uris: Sequence[str], pattern: str) -> Indices:
     Images in which it finds nothing are groups of their own. Raises SettingError when it finds nothing in any.
     """
     matcher = re.compile(pattern)
-    found = [matcher.search(uri) for uri in uris]
-    if uris and not any(found):
+    matches = [matcher.search(uri) for uri in uris]
+    # A group that takes no part in a match has found nothing.
+    found = [match[1 if matcher.groups else 0] if match else None for match in matches]
+    if uris and all(each is None for each in found):
         raise SettingError(f"group_by = {pattern!r} finds nothing in any uri; the first is {uris[0]!r}.")
-    names = [(match[1] if matcher.groups else match[0]) if match else f"\0{place}" for place, match in enumerate(found)]
+    names = [f"\0{place}" if each is None else each for place, each in enumerate(found)]
     return np.unique(names, return_inverse=True)[1].astype(np.int64) if names else np.zeros(0, np.int64)
 
 
@@ -42,8 +47,10 @@ def near_duplicates(whitened: Matrix) -> Indices:
     if n < 2:
         return np.arange(n)
     squares = (whitened**2).sum(axis=1)
-    # Of two independent images the squared distance is twice the mean squared norm.
-    limit = NEAR**2 * 2 * float(np.median(squares))
+    # Of two independent images the squared distance is twice the mean squared norm. Along few axes that is near by
+    # chance: of 5,000 images in 8 dimensions nearly all would hang together.
+    by_chance = 2 * float(chi2.ppf(CHANCE / n, whitened.shape[1]))
+    limit = min(NEAR**2 * 2 * float(np.median(squares)), by_chance)
     left, right = [], []
     for first in range(0, n, BLOCK):
         rows = slice(first, first + BLOCK)

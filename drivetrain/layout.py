@@ -26,7 +26,7 @@ replaceable    derived from what was created once; may be written again at any t
       …/<name>/<model_id>/NNNN/verdict.json                   created once   closes record NNNN; the highest counts
       …/<name>/<model_id>/NNNN/{drift.json, review.parquet, review.csv}     replaceable    till the record closes
       …/<name>/<model_id>/NNNN/{report.html, evidently.json}  replaceable    till the record closes
-    <root>/sources/<source>/accepted/<run_id>.json            created once   a night that was accepted as usual
+    <root>/sources/<source>/accepted/<reference>/<run_id>.json              created once   a night accepted as usual
     <root>/comparisons/<run>--<run>/{comparison.json, index.html}                           replaceable
     <root>/workspace/                                         replaceable    Evidently's
     <root>/site/{index.html, metrics.prom}                    replaceable    all nights; the newest, for Prometheus
@@ -230,13 +230,13 @@ class Layout:
         """The folder of a source's nights."""
         return f"{self.sources}/{source}/nights"
 
-    def accepted(self, source: str) -> str:
-        """The folder of a source's accepted nights."""
-        return f"{self.sources}/{source}/accepted"
+    def accepted(self, source: str, reference: str) -> str:
+        """The folder of a source's nights that were accepted as usual under a reference."""
+        return f"{self.sources}/{source}/accepted/{reference}"
 
-    def acceptance(self, source: str, run_id: str) -> str:
+    def acceptance(self, source: str, run_id: str, reference: str) -> str:
         """The record that a night was accepted as usual."""
-        return f"{self.accepted(source)}/{run_id}.json"
+        return f"{self.accepted(source, reference)}/{run_id}.json"
 
     def plan(self, source: str, kind: str, name: str) -> PlanPaths:
         """A plan's folder. ``kind`` is ``night`` or ``plan``."""

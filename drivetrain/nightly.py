@@ -100,12 +100,13 @@ def accept_night(config: Config) -> dict[str, Any]:
     found = from_json(store, done[0].drift) if done else None
     if not done or not found or done[1]["run_id"] != run.record.run_id:
         raise SettingError(f"Run {run.record.run_id} has not been measured. First: drivetrain drift measure --run …")
+    reference = done[1]["inputs"]["reference"]
     value = next(each["value"] for each in found["decision"]["statistics"] if each["name"] == "combined")
     now = datetime.now(UTC).isoformat(timespec="seconds")
     record = {"run_id": run.record.run_id, "model_id": run.record.model_id, "value": value, "accepted": now}
-    path = layout.acceptance(run.record.source, run.record.run_id)
-    store.create(path, to_json(record | {"reference": done[1]["inputs"]["reference"]}))
-    number = len(accepted_values(store, layout, run.record.source, done[1]["inputs"]["reference"]))
+    path = layout.acceptance(run.record.source, run.record.run_id, reference)
+    store.create(path, to_json(record | {"reference": reference}))
+    number = len(accepted_values(store, layout, run.record.source, reference))
     return {"accepted": run.record.run_id, "accepted_nights": number}
 
 

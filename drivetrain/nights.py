@@ -146,9 +146,9 @@ def alpha_of(store: Store, layout: Layout, config: Config) -> float:
 def accepted_values(store: Store, layout: Layout, source: str, reference: str | None) -> dict[str, float]:
     """The value of the deciding statistic of each accepted night of a source against a reference, by run id."""
     found = {}
-    for name in store.names(layout.accepted(source)) if reference else ():
-        record = from_json(store, f"{layout.accepted(source)}/{name}")
-        if record and record["reference"] == reference:
+    folder = layout.accepted(source, reference) if reference else ""
+    for name in store.names(folder) if reference else ():
+        if record := from_json(store, f"{folder}/{name}"):
             found[record["run_id"]] = float(record["value"])
     return found
 

@@ -269,7 +269,9 @@ def properties_of(item: Any) -> dict[str, float]:
         return {}
     light = Image.fromarray(item if item.shape[2] == 3 else item[:, :, 0]).convert("L")
     brightness, contrast = _spread(light.histogram())
-    return {"brightness": brightness, "contrast": contrast, "sharpness": _spread(light.filter(JUMPS).histogram())[1]}
+    # Pillow leaves the pixels of the border as they are, which are no jumps.
+    jumps = light.filter(JUMPS).crop((1, 1, light.width - 1, light.height - 1))
+    return {"brightness": brightness, "contrast": contrast, "sharpness": _spread(jumps.histogram())[1]}
 
 
 def _spread(histogram: list[int]) -> tuple[float, float]:

@@ -36,6 +36,9 @@ class Totals:
     properties: np.ndarray
 
     def __add__(self, other: "Totals") -> "Totals":
+        # A part whose images all failed says nothing of shapes either.
+        if not other.images or not self.images:
+            return other if other.images else self
         return Totals(*(getattr(self, each.name) + getattr(other, each.name) for each in fields(self)))
 
     def to_json(self) -> str:
@@ -52,6 +55,8 @@ class Totals:
 
 def totals_of(lens: Lens, scores: Scores) -> Totals:
     """Count images."""
+    if not len(scores):
+        return Totals(0, *(np.zeros(0) for _ in range(len(fields(Totals)) - 1)))
     whitened = lens.whiten(scores)
     classes, regions = scores.outputs.shape[1], len(lens.centres)
     measured = ~np.isnan(scores.properties)

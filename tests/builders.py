@@ -1,6 +1,7 @@
 """Small things that many tests build on: images that need no bytes, frozen plans, runs whose parts need no learner."""
 
 from collections.abc import Collection, Iterable, Mapping
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -48,26 +49,29 @@ def listed(chosen: Iterable[ObjectInfo], labels: dict[str, tuple[str, str | None
     return with_labels(in_order(batches_of(chosen)), (labels or {}).get)
 
 
-def begun(store: Store, layout: Layout, plan: Plan, *, sha256: str = SHA256) -> Run:
+def begun(store: Store, layout: Layout, plan: Plan, *, sha256: str = SHA256, **changes: Any) -> Run:
     """A run of a plan that has a manifest and a run.json, and no part yet. Its embeddings have 3 numbers."""
-    record = RunRecord(
-        run_id=run_id_of(plan, sha256, SETTINGS),
-        source=plan.source,
-        kind=plan.kind,
-        name=plan.name,
-        manifest=plan.digest,
-        images=plan.images,
-        shards=plan.shards,
-        skipped=plan.skipped,
-        model_id=sha256[:12],
-        sha256=sha256,
-        task="single",
-        vocab=("cat", "dog"),
-        layer="head.0",
-        embedding_size=3,
-        settings=SETTINGS,
-        schema=SCHEMA_MAJOR,
-        created="2026-01-03T00:00:00+00:00",
+    record = replace(
+        RunRecord(
+            run_id=run_id_of(plan, sha256, SETTINGS),
+            source=plan.source,
+            kind=plan.kind,
+            name=plan.name,
+            manifest=plan.digest,
+            images=plan.images,
+            shards=plan.shards,
+            skipped=plan.skipped,
+            model_id=sha256[:12],
+            sha256=sha256,
+            task="single",
+            vocab=("cat", "dog"),
+            layer="head.0",
+            embedding_size=3,
+            settings=SETTINGS,
+            schema=SCHEMA_MAJOR,
+            created="2026-01-03T00:00:00+00:00",
+        ),
+        **changes,
     )
     return Run.begin(store, layout, plan.paths(layout).manifest(plan.digest), record)
 

@@ -7,14 +7,24 @@ import subprocess
 import sys
 from pathlib import Path
 
+import click
 import learners
 import pytest
 from servers import free_ports
 
-from drivetrain.cli import main
+from drivetrain.cli import JOBS, main
 from drivetrain.config import Config
 
-COMMANDS = sorted(main.commands)
+
+def leaves(group: click.Group, before: str = "") -> dict[str, click.Command]:
+    """Every command that does something, by the words that call it."""
+    found: dict[str, click.Command] = {}
+    for name, each in group.commands.items():
+        found |= leaves(each, f"{before}{name} ") if isinstance(each, click.Group) else {f"{before}{name}": each}
+    return found
+
+
+COMMANDS = leaves(main)
 
 
 def drivetrain(*words: str, env: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
@@ -22,9 +32,9 @@ def drivetrain(*words: str, env: dict[str, str] | None = None) -> subprocess.Com
     return subprocess.run(command, capture_output=True, text=True, check=False, env=os.environ | (env or {}))
 
 
-@pytest.mark.parametrize("command", COMMANDS)
+@pytest.mark.parametrize("command", sorted(COMMANDS))
 def test_help_explains_every_option_with_an_example(command: str) -> None:
-    for option in main.commands[command].params:
+    for option in COMMANDS[command].params:
         if option.param_type_name == "option" and option.name not in ("help", "json_only", "config_file"):
             text = getattr(option, "help", "") or ""
             assert text, (command, option.name)
@@ -33,13 +43,24 @@ def test_help_explains_every_option_with_an_example(command: str) -> None:
 
 
 def test_every_key_of_the_config_is_a_flag_somewhere() -> None:
-    flags = {option.name for command in main.commands.values() for option in command.params}
+    flags = {option.name for command in COMMANDS.values() for option in command.params}
     assert set(Config.model_fields) <= flags
 
 
 def test_a_wrong_command_names_the_nearest() -> None:
     done = drivetrain("nightli")
     assert done.returncode == 2 and "Did you mean 'nightly'?" in done.stderr
+
+
+def test_drift_measures_accepts_and_tests_itself() -> None:
+    assert {name for name in COMMANDS if name.startswith("drift ")} == {
+        "drift measure",
+        "drift accept",
+        "drift selftest",
+    }
+    assert {name for name in JOBS if name.startswith("drift")} == {"drift measure", "drift accept", "drift selftest"}
+    done = drivetrain("drift", "mesure")
+    assert done.returncode == 2 and "Did you mean 'measure'?" in done.stderr
 
 
 def test_an_unknown_flag_is_a_usage_error() -> None:

@@ -27,6 +27,8 @@ PLACEHOLDERS = {
     "new": ("<run>",),
     "shard": (42,),
     "number": (0,),
+    "seed": ("<seed>",),
+    "reference": ("<reference>",),
 }
 LINE = re.compile(r"\s+((?:<root>|…)\S*(?: \S+)*?)\s{2,}(created once|replaceable)")
 
@@ -53,7 +55,8 @@ def paths_of(room: Any) -> Iterator[str]:
     for each in fields(room):
         yield getattr(room, each.name)
     for name, member in vars(type(room)).items():
-        if name.startswith("_"):
+        # A static method says a name, not a path.
+        if name.startswith("_") or isinstance(member, staticmethod):
             continue
         if isinstance(member, property):
             said = [getattr(room, name)]
@@ -107,6 +110,12 @@ def test_a_part_is_found_again_by_its_name(shard: int) -> None:
 @pytest.mark.parametrize("name", ["part-42.parquet", "part-00042.parquet.tmp", ".part-00042.parquet", "x.parquet", ""])
 def test_any_other_name_is_no_part(name: str) -> None:
     assert shard_of(name) is None
+
+
+def test_a_sketch_is_named_as_the_part_that_it_is_of() -> None:
+    run = RunPaths("/x")
+    assert run.part(42).rsplit("/", 1)[1] == run.sketch("r", 42).rsplit("/", 1)[1] == run.part_name(42)
+    assert run.sketch("r", 42).rsplit("/", 1)[0] == run.sketches("r") != run.sketches("s")
 
 
 def test_parts_sort_by_shard_up_to_99999() -> None:

@@ -3,6 +3,7 @@
 import os
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 from builders import SHA256, begun, committed, frozen, image, images, listed
@@ -16,11 +17,14 @@ from drivetrain.manifest import Plan, read_manifest
 from drivetrain.nights import (
     Night,
     _until,
+    accepted_values,
+    alpha_of,
     latest_record,
     list_nights,
     nights_table,
     plan_night,
     records,
+    trend_of,
 )
 from drivetrain.root import to_json
 from drivetrain.run import Run
@@ -320,8 +324,13 @@ def test_a_night_that_is_done_shows_its_record(layout: Layout) -> None:
             report,
             p_value=0.5,
             effect=0.51,
+            made="2026-01-11T00:00:00+00:00",
         )
     ]
+    measured = {"rows": 3, "failed": 0, "p_value": 0.2, "effect": 0.6, "score": 0.7, "accuracy": 0.9}
+    closed(layout, plan, 2, made="2026-01-12T00:00:00+00:00", numbers=measured)
+    night = table(layout)[plan.name]
+    assert (night.score, night.accuracy, night.made) == (0.7, 0.9, "2026-01-12T00:00:00+00:00")
 
 
 def test_the_record_made_last_is_shown_whichever_learner_made_it(layout: Layout) -> None:
@@ -429,3 +438,65 @@ def test_nights_are_listed_from_a_config(layout: Layout) -> None:
     assert list_nights(Config(root=layout.root, source="mill")) == []
     with pytest.raises(SettingError, match="--root"):
         list_nights(Config())
+
+
+# --- what a source's nights say together ---
+
+
+def test_the_years_alarms_are_spread_over_the_sources_that_have_nights(layout: Layout) -> None:
+    config = Config(root=layout.root, alarms_per_year=2)
+    assert alpha_of(STORE, layout, config) == 2 / 365, "the first night is one of one source"
+    frozen(STORE, layout, images(1), source="shop", name="2026-01-02")
+    frozen(STORE, layout, images(1), source="shop", name="2026-01-03")
+    assert alpha_of(STORE, layout, config) == 2 / 365
+    frozen(STORE, layout, images(1), source="second", name="2026-01-02")
+    frozen(STORE, layout, images(1), source="third", name="2026-01-02")
+    frozen(STORE, layout, images(1), source="no-nights", kind="plan", name="backfill")
+    assert alpha_of(STORE, layout, config) == pytest.approx(2 / 365 / 3)
+
+
+def accepted(layout: Layout, run_id: str, value: float, reference: str = "reference-1") -> None:
+    record = {"run_id": run_id, "model_id": "m", "value": value, "reference": reference}
+    assert STORE.create(layout.acceptance("shop", run_id, reference), to_json(record))
+
+
+def test_accepted_nights_are_those_of_the_source_and_the_reference(layout: Layout) -> None:
+    accepted(layout, "shop-1", 1.5)
+    accepted(layout, "shop-2", -0.5)
+    accepted(layout, "shop-3", 9.0, reference="another")
+    # The same night under a new reference has a new value, and keeps the old one.
+    accepted(layout, "shop-1", 4.0, reference="another")
+    assert accepted_values(STORE, layout, "shop", "reference-1") == {"shop-1": 1.5, "shop-2": -0.5}
+    assert accepted_values(STORE, layout, "shop", "another") == {"shop-1": 4.0, "shop-3": 9.0}
+    assert accepted_values(STORE, layout, "other", "reference-1") == {}
+    assert accepted_values(STORE, layout, "shop", None) == {}
+
+
+def tonight(night: str) -> dict[str, Any]:
+    numbers = {"rows": 7, "failed": 0, "p_value": 0.001, "effect": 0.8, "score": 2.5, "accuracy": 0.7}
+    return {"verdict": "drift", "numbers": numbers, "report": "/tonight.html", "night": night}
+
+
+def test_a_trend_ends_with_tonight_and_holds_the_nights_before_that_are_done(layout: Layout) -> None:
+    done, running, later = (yesterday(back) for back in (5, 4, 1))
+    for night in (done, later):
+        closed(layout, a_plan(layout, night))
+    a_plan(layout, running)
+    found = trend_of(STORE, layout, "shop", "night", tonight(yesterday(2).isoformat()))
+    assert [(point.night, point.verdict, point.score) for point in found] == [
+        (done.isoformat(), "ok", None),
+        (yesterday(2).isoformat(), "drift", 2.5),
+    ]
+    assert (found[-1].images, found[-1].effect, found[-1].accuracy, found[-1].report) == (7, 0.8, 0.7, "/tonight.html")
+
+
+def test_a_trend_has_at_most_30_nights_the_newest_ones(layout: Layout) -> None:
+    for back in range(2, 36):
+        closed(layout, a_plan(layout, yesterday(back), number=1))
+    found = trend_of(STORE, layout, "shop", "night", tonight(yesterday().isoformat()))
+    assert [point.night for point in found] == [yesterday(back).isoformat() for back in (*range(30, 1, -1), 0)]
+
+
+def test_a_named_plan_is_a_trend_of_its_own(layout: Layout) -> None:
+    closed(layout, a_plan(layout, yesterday(3)))
+    assert len(trend_of(STORE, layout, "shop", "plan", tonight("backfill"))) == 1

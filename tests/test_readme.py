@@ -30,7 +30,20 @@ def shell_commands() -> list[list[str]]:
 
 
 def flags_of(command: str) -> set[str]:
-    return {flag for option in main.commands[command].params for flag in option.opts}
+    found: click.Command = main
+    for word in command.split():
+        assert isinstance(found, click.Group)
+        found = found.commands[word]
+    return {flag for option in found.params for flag in option.opts}
+
+
+def command_of(words: list[str]) -> str:
+    """The command that some words call: one word, or two where the first one is a group."""
+    return " ".join(words[: 2 if isinstance(main.commands.get(words[0]), click.Group) else 1])
+
+
+# A job of a name that is a group stands for one of its commands.
+JOB_COMMANDS = {"drift": "drift measure"}
 
 
 def test_every_command_line_names_a_command_and_flags_that_exist() -> None:
@@ -39,17 +52,18 @@ def test_every_command_line_names_a_command_and_flags_that_exist() -> None:
         for i, word in enumerate(words):
             job = re.fullmatch(r"jobs/(\w+)\.py", word)
             if word == "drivetrain" or job:
-                command = job[1] if job else words[i + 1]
+                command = JOB_COMMANDS.get(job[1], job[1]) if job else command_of(words[i + 1 :])
                 rest = words[i + 1 :]
                 if job:
                     assert (HERE / word).exists()
                 rest = rest[: rest.index(">>")] if ">>" in rest else rest
                 if command == "submit":
-                    inner = next(each for each in rest if each in JOBS)
-                    assert set(rest[: rest.index(inner)]) >= {"--wait"}
-                    unknown = {each for each in rest[: rest.index(inner)] if each.startswith("--")} - flags_of(command)
+                    first = next(place for place, each in enumerate(rest) if each in {job.split()[0] for job in JOBS})
+                    assert set(rest[:first]) >= {"--wait"}
+                    unknown = {each for each in rest[:first] if each.startswith("--")} - flags_of(command)
                     assert not unknown, (command, unknown)
-                    command, rest = inner, rest[rest.index(inner) :]
+                    command, rest = command_of(rest[first:]), rest[first:]
+                    assert command in JOBS
                 unknown = {each for each in rest if each.startswith("--")} - flags_of(command)
                 assert not unknown, (command, unknown)
                 seen.add(command)
@@ -127,7 +141,11 @@ def test_the_table_of_commands_is_the_help() -> None:
 
 def test_every_job_stands_behind_a_command_of_its_name() -> None:
     jobs = {path.stem for path in (HERE / "jobs").glob("*.py")}
-    assert jobs == {"reference", "score", "drift", "rescore", "nightly"} and jobs <= set(main.commands)
+    assert jobs == {"reference", "score", "drift", "rescore", "nightly"}
+    assert {JOB_COMMANDS.get(job, job) for job in jobs} <= set(JOBS)
+    for job, command in JOB_COMMANDS.items():
+        words = ", ".join(f'"{word}"' for word in command.split())
+        assert f"main([{words}, *sys.argv[1:]]" in (HERE / "jobs" / f"{job}.py").read_text()
 
 
 def test_pictures_and_links_of_the_readme_exist() -> None:

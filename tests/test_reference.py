@@ -189,7 +189,7 @@ def rows(*outcomes: dict[str, object]) -> pa.Table:
 def test_rows_become_the_arrays_that_drift_takes() -> None:
     one = {"embedding": [1, 2], "probs": [0.25, 0.75], "confidence": 0.75, "energy": 3.0, "label_index": 1}
     two = {"embedding": [3, 4], "probs": [1.0, 0.0], "confidence": 1.0, "energy": 5.0, "label_index": 0}
-    scores = scores_of(rows(one, two), 2)
+    scores = scores_of(rows(one, two), VOCAB)
     assert scores.embeddings.tolist() == [[1, 2], [3, 4]]
     assert scores.outputs.tolist() == [[0.25, 0.75], [1, 0]]
     assert (scores.confidence.tolist(), scores.energy.tolist()) == ([0.75, 1], [3, 5])
@@ -197,14 +197,14 @@ def test_rows_become_the_arrays_that_drift_takes() -> None:
 
 
 def test_rows_of_a_regression_without_embeddings_give_values_and_no_labels() -> None:
-    scores = scores_of(rows({"values": [0.5]}, {"values": [2.0]}), 1)
+    scores = scores_of(rows({"values": [0.5]}, {"values": [2.0]}), ())
     assert scores.embeddings.shape == (2, 0)
     assert scores.outputs.tolist() == [[0.5], [2.0]]
     assert len(scores.labels) == 0
 
 
 def test_no_rows_are_no_images() -> None:
-    scores = scores_of(rows(), 3)
+    scores = scores_of(rows(), ("cat", "dog", "emu"))
     assert len(scores) == 0
     assert scores.outputs.shape == (0, 3)
 

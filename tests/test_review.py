@@ -5,11 +5,12 @@ import io
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pyarrow as pa
 import pytest
 from PIL import Image
 
-from drivetrain.review import QUEUE, THUMBNAIL, review_queue, thumbnail, thumbnails
+from drivetrain.review import QUEUE, THUMBNAIL, labelling_csv, review_queue, thumbnail, thumbnails
 from drivetrain.schema import row_schema
 from drivetrain.store import Store
 
@@ -84,6 +85,90 @@ def test_images_that_moved_alike_keep_their_order() -> None:
 def test_a_short_night_gives_a_short_queue() -> None:
     assert review_queue(rows(2), np.array([1.0, 2.0]), 100, "r")["rank"].to_pylist() == [1, 2]
     assert len(review_queue(rows(0), np.zeros(0), 100, "r")) == 0
+
+
+def places(queue: pa.Table) -> list[int]:
+    return [int(uri.rsplit("/", 1)[1].split(".")[0]) for uri in queue["uri"].to_pylist()]
+
+
+def test_no_two_of_a_group_are_shown_while_there_are_others() -> None:
+    rng = np.random.default_rng(0)
+    groups = np.repeat(np.arange(10), 5)[rng.permutation(50)]
+    moved = rng.standard_normal(50)
+    queue = review_queue(rows(50), moved, 10, "r", groups)
+    assert sorted(groups[places(queue)]) == list(range(10))
+    for place in places(queue):
+        assert moved[place] == moved[groups == groups[place]].max(), "of each group the one that moved most"
+    assert queue["moved"].to_pylist() == sorted(queue["moved"].to_pylist(), reverse=True)
+
+
+def test_a_night_of_few_groups_still_fills_the_queue() -> None:
+    queue = review_queue(rows(12), np.arange(12.0), 8, "r", np.arange(12) // 6)
+    assert len(set(places(queue))) == 8
+    assert set(places(queue)[:2]) == {11, 5}, "one of each group first"
+
+
+def test_near_neighbours_make_room_for_images_that_lie_apart() -> None:
+    """The ten that moved most show one thing, in ten pictures that no limit of near-duplicates ties together."""
+    rng = np.random.default_rng(1)
+    one_thing = np.tile(rng.standard_normal(16) * 2, (10, 1)) + 0.1 * rng.standard_normal((10, 16))
+    others = rng.standard_normal((30, 16))
+    moved = np.concatenate([np.linspace(9, 8, 10), np.linspace(7, 1, 30)])
+    queue = review_queue(rows(40), moved, 10, "r", np.arange(40), np.concatenate([one_thing, others]))
+    assert len(queue) == 10
+    assert places(queue)[0] == 0, "the one that moved most stays"
+    assert sum(place < 10 for place in places(queue)) == 1, places(queue)
+    # Nobody who moved little is shown for being odd: twice as many as are wanted are looked at.
+    assert max(places(queue)) < 20
+
+
+def test_copies_fill_the_queue_when_there_is_nothing_else() -> None:
+    queue = review_queue(rows(6), np.arange(6.0), 4, "r", np.zeros(6, np.int64), np.zeros((6, 3)))
+    assert len(set(places(queue))) == 4
+
+
+# --- to be labelled ---
+
+
+def test_the_csv_has_the_true_label_where_it_is_known_and_else_what_the_learner_said() -> None:
+    queue = review_queue(rows(4), np.arange(4.0), 4, "r")
+    lines = labelling_csv(queue).decode().splitlines()
+    assert lines == [
+        "fname,label,predicted,confidence",
+        "/x/3.jpg,cat,class 3,0.1875",
+        "/x/2.jpg,class 2,class 2,0.125",
+        "/x/1.jpg,cat,class 1,0.0625",
+        "/x/0.jpg,class 0,class 0,0.0",
+    ]
+
+
+def test_names_with_commas_come_back_and_an_empty_queue_has_a_header() -> None:
+    odd = pa.Table.from_pylist([{"uri": '/x/a, "b".jpg', "label": "cat, small"}], schema=row_schema(0))
+    frame = pd.read_csv(io.BytesIO(labelling_csv(review_queue(odd, np.ones(1), 4, "r"))))
+    assert frame.to_dict("records")[0]["fname"] == '/x/a, "b".jpg'
+    assert frame.to_dict("records")[0]["label"] == "cat, small"
+    assert labelling_csv(review_queue(rows(0), np.zeros(0), 4, "r")) == b"fname,label,predicted,confidence\n"
+
+
+def test_a_regression_has_nothing_to_prefill() -> None:
+    nothing = pa.Table.from_pylist([{"uri": "/x/1.jpg"}], schema=row_schema(0))
+    assert labelling_csv(review_queue(nothing, np.ones(1), 4, "r")).decode().splitlines()[1] == "/x/1.jpg,,,"
+
+
+@pytest.mark.slow
+def test_fastai_trains_on_the_csv_as_it_is(tmp_path: Path) -> None:
+    import learners
+    from fastai.vision.all import ImageDataLoaders
+
+    paths = learners.write_digits(tmp_path / "night", 0, 40)
+    about = [{"uri": str(path), "label": str(i % 3), "confidence": 0.5} for i, path in enumerate(paths)]
+    queue = review_queue(pa.Table.from_pylist(about, schema=row_schema(0)), np.arange(40.0), 30, "r")
+    frame = pd.read_csv(io.BytesIO(labelling_csv(queue)), dtype={"label": str})
+    dls = ImageDataLoaders.from_df(frame, path="/", valid_pct=0.2, seed=0, bs=8, num_workers=0)
+    assert list(dls.vocab) == ["0", "1", "2"]
+    assert len(dls.train_ds) + len(dls.valid_ds) == 30
+    images, labels = dls.one_batch()
+    assert images.shape == (8, 3, learners.SIZE, learners.SIZE) and len(labels) == 8
 
 
 # --- thumbnails ---

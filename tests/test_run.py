@@ -75,7 +75,16 @@ def test_the_engine_is_part_of_the_id() -> None:
 
 
 @pytest.mark.parametrize(
-    "change", [{"batch_size": 3}, {"actors": 0}, {"alpha": 0.2}, {"seed": 5}, {"max_failed": 0.5}, {"min_images": 1}]
+    "change",
+    [
+        {"batch_size": 3},
+        {"actors": 0},
+        {"alarms_per_year": 20},
+        {"group_by": "x"},
+        {"seed": 5},
+        {"max_failed": 0.5},
+        {"min_images": 1},
+    ],
 )
 def test_a_setting_that_changes_no_row_is_not_part_of_the_id(change: dict[str, object]) -> None:
     assert settings_of(Config.load(**change), "torch") == settings_of(Config(), "torch")

@@ -148,7 +148,7 @@ def good(person: Person, common: str, scoring: str, labels: str, bucket: str, le
     person.types(f"nightly {scoring} {night} --actors 0", 0)
     person.types(f"score {scoring} --images {bucket}/in --name ray --actors 1 --max-failed 0.5", 0)
     run = next(word for word in person.said[-1][1].split('"') if word.startswith("shop-ray-"))
-    person.types(f"drift {common} --run {run}", 0)
+    person.types(f"drift measure {common} --run {run}", 0)
     person.types(f"nights {common}", 0)
     person.types(f"learner inspect {learner} {store}", 0)
     person.types(f"doctor {scoring} {night} --actors 0", 0)

@@ -102,7 +102,7 @@ def test_an_open_cluster_takes_a_job_that_is_forced_or_from_loopback(
     open_cluster: RayCluster, world: Path, forced: bool
 ) -> None:
     words = ["--insecure", "--address", elsewhere(open_cluster)] if forced else []
-    done = submit(world, open_cluster.env, *words, "drift", "--config", "conf/shop.toml", "--run", "none")
+    done = submit(world, open_cluster.env, *words, "drift", "measure", "--config", "conf/shop.toml", "--run", "none")
     assert done.code == 0, done.err
     told = json.loads(done.out.splitlines()[-1])
     assert told["submission_id"] in {each["submission_id"] for each in jobs(open_cluster)}
@@ -143,7 +143,9 @@ def test_a_job_with_the_token_gives_its_result_and_its_code(ray_cluster: RayClus
     assert ray_cluster.token not in json.dumps(job) and "env_vars" not in job["runtime_env"]
     assert ray_cluster.token not in done.out + done.err
 
-    wrong = submit(world, ray_cluster.env, "--wait", "drift", "--config=conf/shop.toml", "--run", "it's none")
+    wrong = submit(
+        world, ray_cluster.env, "--wait", "drift", "measure", "--config=conf/shop.toml", "--run", "it's none"
+    )
     assert wrong.code == 2 and 'No run "it\'s none"' in wrong.err and wrong.out == ""
     print(f"\nexit codes with --wait: done {done.code}, wrong setting {wrong.code}")
 
@@ -177,7 +179,17 @@ def test_a_line_that_breaks_is_waited_for(
         return faults.get(asked) if "/drift-" in path else None
 
     with faulty_proxy(ray_cluster.dashboard, rule) as proxy:
-        words = ["--wait", "--address", proxy.endpoint, "drift", "--config", "conf/shop.toml", "--run", "none"]
+        words = [
+            "--wait",
+            "--address",
+            proxy.endpoint,
+            "drift",
+            "measure",
+            "--config",
+            "conf/shop.toml",
+            "--run",
+            "none",
+        ]
         done = submit(world, ray_cluster.env, *words)
     assert done.code == 2 and "asking again" in done.err and "No run 'none'" in done.err
 

@@ -1,33 +1,46 @@
 """The table of the design, row by row, and each unknown with what is missing and the lever that mends it."""
 
 import json
-from dataclasses import replace
+from dataclasses import fields, replace
 from typing import Any
 
 import pytest
 
-from drivetrain.drift import Drift
+from drivetrain.findings import Accuracy, Cause, ClassShift, Decision, Findings
 from drivetrain.verdict import Evidence, Verdict, decide
 
-DRIFT = Drift(
+DECISION = Decision(
     n_current=1000,
     n_reference=5000,
     n_tested=1000,
+    groups_tested=1000,
+    groups_reference=5000,
+    grouped_by="near-duplicates",
     splits=1000,
     alpha=0.01,
     seed=0,
     p_value=1 / 1001,
     effect=0.8,
     statistics=(),
-    label_shares=((0.5, 0.3), (0.5, 0.7)),
 )
+
+
+def shares(*before_and_now: tuple[float, float], vocab: tuple[str, ...] = ("cat", "dog")) -> tuple[ClassShift, ...]:
+    """Classes of which only the shares are known."""
+    return tuple(
+        ClassShift(word, 1000, 1000, before, now, None, None, 1.0, None, None)
+        for word, (before, now) in zip(vocab, before_and_now, strict=True)
+    )
+
+
+FINDINGS = Findings(DECISION, classes=shares((0.5, 0.3), (0.5, 0.7)))
 EVIDENCE = Evidence(
     images=1000,
     failed=0,
     reasons={},
     reference="shop-reference-1",
     held_out=True,
-    drift=DRIFT,
+    findings=FINDINGS,
     mean_confidence=(0.9, 0.7),
     vocab=("cat", "dog"),
 )
@@ -36,8 +49,11 @@ EVIDENCE = Evidence(
 def judged(
     *, floor: float = 0.55, min_images: int = 100, drift: dict[str, Any] | None = None, **changes: Any
 ) -> Verdict:
-    """The verdict about a night that has clearly drifted, but for some changes."""
-    evidence = replace(EVIDENCE, drift=replace(DRIFT, **(drift or {})))
+    """The verdict about a night that has clearly drifted, but for some changes of what was found."""
+    own = {each.name for each in fields(Decision)}
+    decision = replace(DECISION, **{name: value for name, value in (drift or {}).items() if name in own})
+    others = {name: value for name, value in (drift or {}).items() if name not in own}
+    evidence = replace(EVIDENCE, findings=replace(FINDINGS, decision=decision, **others))
     return decide(replace(evidence, **changes), effect_floor=floor, min_images=min_images)
 
 
@@ -73,11 +89,11 @@ def test_the_floor_and_alpha_that_were_asked_for_are_the_gates() -> None:
 @pytest.mark.parametrize(
     ("changes", "why", "lever"),
     [
-        ({"images": 0, "drift": None}, "no new image arrived", "look: should images have come?"),
+        ({"images": 0, "findings": None}, "no new image arrived", "look: should images have come?"),
         ({"images": 99}, "99 scored images are too few to say anything; min_images is 100", "look"),
         ({"images": 1000, "failed": 950}, "50 scored images are too few", "look"),
-        ({"reference": None, "drift": None}, "there is no reference", "build one: drivetrain reference --help"),
-        ({"drift": None}, "the reference has too few images", "build a larger reference"),
+        ({"reference": None, "findings": None}, "there is no reference", "build one: drivetrain reference --help"),
+        ({"findings": None}, "the reference has too few images", "build a larger reference"),
     ],
 )
 def test_nothing_is_said_of_a_night_when_something_is_missing(changes: dict[str, Any], why: str, lever: str) -> None:
@@ -89,14 +105,17 @@ def test_nothing_is_said_of_a_night_when_something_is_missing(changes: dict[str,
 
 
 def test_a_small_reference_is_unknown_and_says_how_many_images_it_needs() -> None:
-    verdict = judged(drift={"n_reference": 249, "n_tested": 49})
+    verdict = judged(drift={"n_reference": 249, "n_tested": 49, "groups_reference": 249, "groups_tested": 49})
     assert (verdict.verdict, verdict.lever) == ("unknown", "build a larger reference")
     assert "the reference has 249 images to compare with; 250 are needed" in verdict.sentence
-    assert judged(drift={"n_reference": 250, "n_tested": 50}).verdict == "drift"
+    assert (
+        judged(drift={"n_reference": 250, "n_tested": 50, "groups_reference": 250, "groups_tested": 50}).verdict
+        == "drift"
+    )
 
 
 def test_a_small_night_against_a_large_reference_does_not_blame_the_reference() -> None:
-    verdict = judged(images=30, min_images=10, drift={"n_current": 30, "n_tested": 30})
+    verdict = judged(images=30, min_images=10, drift={"n_current": 30, "n_tested": 30, "groups_tested": 30})
     assert (verdict.verdict, verdict.lever) == ("unknown", "look")
     assert "30 scored images" in verdict.sentence
     assert "5000 images" not in verdict.sentence
@@ -130,7 +149,7 @@ def test_failed_images_are_counted_with_their_reasons_first() -> None:
 
 
 def test_too_many_failed_images_are_said_in_every_verdict() -> None:
-    for changes in ({"p_value": 0.5}, {"effect": 0.5}, {}, {"n_tested": 10}):
+    for changes in ({"p_value": 0.5}, {"effect": 0.5}, {}, {"n_tested": 10, "groups_tested": 10}):
         verdict = judged(failed=200, reasons={"denied": 200}, too_many_failed=True, drift=changes)
         assert verdict.reasons[0].endswith("(200 denied): more than max_failed allows."), verdict.verdict
 
@@ -158,16 +177,16 @@ def test_the_numbers_are_said_in_plain_words() -> None:
 
 
 def test_the_label_that_changed_most_is_named_with_both_shares() -> None:
-    text = said(judged(drift={"label_shares": ((0.6, 0.4), (0.3, 0.35), (0.1, 0.25))}, vocab=("cat", "dog", "emu")))
+    text = said(judged(drift={"classes": shares((0.6, 0.4), (0.3, 0.35), (0.1, 0.25), vocab=("cat", "dog", "emu"))}))
     assert "Most changed label: 'cat' went from 60% of the images to 40%." in text
-    shares = ((0.2, 0.3), (0.3, 0.3), (0.5, 0.4))
-    text = said(judged(drift={"label_shares": shares}, vocab=("emu", "dog", "cat")))
+    found = shares((0.2, 0.3), (0.3, 0.3), (0.5, 0.4), vocab=("emu", "dog", "cat"))
+    text = said(judged(drift={"classes": found}))
     assert "Most changed label: 'emu' went from 20% of the images to 30%." in text
 
 
 def test_small_changes_are_not_worth_a_sentence() -> None:
     text = said(
-        judged(mean_confidence=(0.9, 0.885), drift={"label_shares": ((0.5, 0.54), (0.5, 0.46)), "effect": 0.51})
+        judged(mean_confidence=(0.9, 0.885), drift={"classes": shares((0.5, 0.54), (0.5, 0.46)), "effect": 0.51})
     )
     assert "Mean confidence" not in text
     assert "Most changed label" not in text
@@ -178,10 +197,110 @@ def test_an_ok_night_blames_no_label() -> None:
 
 
 def test_a_regression_has_no_confidence_and_no_class_to_speak_of() -> None:
-    verdict = judged(mean_confidence=None, vocab=(), drift={"label_shares": ()})
+    verdict = judged(mean_confidence=None, vocab=(), drift={"classes": ()})
     assert verdict.verdict == "drift"
     assert "confidence" not in said(verdict)
     assert "label" not in said(verdict)
+
+
+# --- a shift without harm ---
+
+
+def expected(low: float, estimate: float | None = None, reference: float = 0.9) -> Accuracy:
+    middle = low + 0.02 if estimate is None else estimate
+    return Accuracy(reference, middle, low, middle + 0.03, novel=0.01)
+
+
+@pytest.mark.parametrize(
+    ("accuracy", "word"),
+    [
+        (expected(low=0.9), "warn"),
+        (expected(low=0.8701), "warn"),
+        (expected(low=0.8699), "drift"),
+        (expected(low=0.5, estimate=0.7), "drift"),
+        (Accuracy(0.9, None, None, None, 0.4, "40% of the images look like nothing in the reference"), "drift"),
+        (None, "drift"),
+    ],
+)
+def test_only_a_shift_that_may_cost_labels_is_drift(accuracy: Accuracy | None, word: str) -> None:
+    assert judged(drift={"accuracy": accuracy}).verdict == word
+
+
+def test_a_shift_without_harm_is_said_to_be_one_and_may_be_accepted() -> None:
+    verdict = judged(drift={"accuracy": expected(low=0.9)})
+    assert "a shift without harm" in verdict.sentence
+    assert verdict.lever.startswith("look") and verdict.lever.endswith("drivetrain drift accept")
+
+
+def test_harm_is_said_in_points() -> None:
+    verdict = judged(drift={"accuracy": expected(low=0.5, estimate=0.7)})
+    assert verdict.lever == "label and retrain, then rescore"
+    assert "about 20 points fewer of them right" in verdict.sentence
+    assert "perhaps fewer of them right" in judged(drift={"accuracy": expected(low=0.8, estimate=0.91)}).sentence
+
+
+def test_an_accuracy_that_cannot_be_told_is_unknown_and_no_comfort() -> None:
+    verdict = judged(drift={"accuracy": Accuracy(0.9, None, None, None, 0.4, "40% look new")})
+    assert "whether it still gets them right is unknown" in verdict.sentence
+    assert "Accuracy can't be estimated: 40% look new." in verdict.reasons
+
+
+def test_the_estimate_is_a_reason_with_its_range_and_what_was_measured() -> None:
+    text = said(judged(drift={"accuracy": Accuracy(0.9, 0.7, 0.65, 0.75, 0.01), "p_value": 0.5}))
+    assert "Estimated accuracy 70% (between 65% and 75%); on the reference's held-out images it is 90%." in text
+
+
+def test_no_estimate_makes_a_quiet_night_worse_or_a_small_one_known() -> None:
+    bad = {"accuracy": expected(low=0.1, estimate=0.2)}
+    assert judged(drift=bad | {"p_value": 0.5}).verdict == "ok"
+    assert judged(drift=bad | {"effect": 0.5}).verdict == "warn"
+    assert judged(drift=bad | {"n_tested": 49, "groups_tested": 49}).verdict == "unknown"
+    assert judged(drift=bad, held_out=False).verdict == "warn"
+
+
+# --- groups ---
+
+
+def test_a_night_of_too_few_groups_is_unknown_and_names_what_made_them() -> None:
+    few = {"groups_tested": 19, "grouped_by": "group_by = '(camera-[0-9]+)/'"}
+    verdict = judged(drift=few)
+    assert (verdict.verdict, verdict.lever) == ("unknown", "look; a finer group_by")
+    assert "come in 19 groups (group_by = '(camera-[0-9]+)/'); 20 are needed" in verdict.sentence
+    assert judged(drift=few | {"groups_tested": 20}).verdict == "drift"
+
+
+def test_a_reference_of_too_few_groups_is_unknown_and_asks_for_more() -> None:
+    verdict = judged(drift={"groups_tested": 200, "groups_reference": 99, "grouped_by": "the column group"})
+    assert verdict.verdict == "unknown"
+    assert "come in 99 groups (the column group); 100 are needed" in verdict.sentence
+    assert "finer group_by" in verdict.lever
+    assert judged(drift={"groups_tested": 200, "groups_reference": 100}).verdict == "drift"
+
+
+def test_the_groups_of_a_night_are_said_where_there_are_any() -> None:
+    assert "in 300 groups by near-duplicates" in said(judged(drift={"groups_tested": 300}))
+    assert "groups by" not in said(judged())
+
+
+# --- what else is said ---
+
+
+def test_causes_are_said_when_it_alarms_and_at_most_three() -> None:
+    words = ["darker by 1.4 sd", "smaller by 0.6 sd", "blurrier by 0.5 sd", "wider by 0.3 sd"]
+    causes = tuple(Cause(word, word, 1.0, 0.5, 0.3, "", 0.001) for word in words)
+    assert (
+        "The images are darker by 1.4 sd, smaller by 0.6 sd, blurrier by 0.5 sd."
+        in judged(drift={"causes": causes}).reasons
+    )
+    assert "darker" not in said(judged(drift={"causes": causes, "p_value": 0.5}))
+
+
+def test_accepted_nights_that_widened_the_threshold_are_said() -> None:
+    assert (
+        "25 accepted nights made the threshold 2.3 times as wide."
+        in judged(drift={"accepted": 25, "widened": 2.3}).reasons
+    )
+    assert "accepted nights" not in said(judged(drift={"accepted": 25, "widened": 1.0}))
 
 
 def test_the_record_is_json() -> None:
