@@ -38,7 +38,9 @@ def queue_figure(shown: Sequence[Mapping[str, Any]], pictures: Mapping[str, str]
 def pairs_figure(pairs: Sequence[tuple[str, str | None]], pictures: Mapping[str, str]) -> go.Figure:
     """Images of tonight in the upper row, below each the reference image nearest to it."""
     cells = [Cell(place, 0, now, "tonight") for place, (now, _) in enumerate(pairs)]
-    cells += [Cell(place, 1, before, "nearest of the<br>reference") for place, (_, before) in enumerate(pairs) if before]
+    cells += [
+        Cell(place, 1, before, "nearest of the<br>reference") for place, (_, before) in enumerate(pairs) if before
+    ]
     return _grid(cells, pictures, columns=COLUMNS // 2)
 
 

@@ -51,9 +51,7 @@ def _try(webhook: str, text: str) -> tuple[str | None, bool]:
     """What one try came to, and whether another one may help."""
     try:
         # Not to wherever it redirects: the text is for this address.
-        answer = requests.post(
-            webhook, json={"text": text}, timeout=ANSWER_SECONDS, allow_redirects=False, stream=True
-        )
+        answer = requests.post(webhook, json={"text": text}, timeout=ANSWER_SECONDS, allow_redirects=False, stream=True)
         answer.close()
     except requests.Timeout:
         return f"no answer within {ANSWER_SECONDS:.0f} s", True

@@ -17,12 +17,11 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, cast
 
+import fsspec
 import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
-
-import fsspec
 from evidently import DataDefinition, Dataset, Report
 from evidently.core.report import Snapshot
 from evidently.metrics import EmbeddingsDrift
@@ -119,7 +118,9 @@ def _metrics(page: Page, rows: pa.Table, evidently: bool) -> list[Any]:
     if _whole(rows, "confidence"):
         metrics.append(MeanConfidence(tests=[]))
     drawn = {each.name for each in found.histograms} if found else set()
-    metrics += [ValueStats(column=name) for name in ("confidence", "energy") if name not in drawn and _whole(rows, name)]
+    metrics += [
+        ValueStats(column=name) for name in ("confidence", "energy") if name not in drawn and _whole(rows, name)
+    ]
     return metrics + ([EvidentlyEmbeddings(tests=[])] if evidently else [])
 
 

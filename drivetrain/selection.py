@@ -53,7 +53,7 @@ class Page:
 
 @dataclass(frozen=True, eq=False)
 class Shown:
-    """A page's choice. ``pictures``: thumbnails as data uris, by the uri of their image; those not shown are missing."""
+    """A page's choice. ``pictures``: thumbnails as data uris by their image's uri; those not shown are missing."""
 
     page: Page
     queue: list[dict[str, Any]]
@@ -81,9 +81,7 @@ def sides_shown(row: Region) -> tuple[tuple[str, ...], tuple[str, ...]]:
     return row.current_images[:PICTURES_A_SIDE], row.reference_images[:PICTURES_A_SIDE]
 
 
-def _places(
-    queue: list[dict[str, Any]], classes: tuple[ClassShift, ...], regions: tuple[Region, ...]
-) -> Iterator[str]:
+def _places(queue: list[dict[str, Any]], classes: tuple[ClassShift, ...], regions: tuple[Region, ...]) -> Iterator[str]:
     """The uri of each place for a picture, the most important first; one image may have several places."""
     yield from (row["uri"] for row in queue)
     for row in classes[:ROWS_WITH_PICTURES]:

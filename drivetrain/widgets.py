@@ -121,7 +121,8 @@ def self_test_widgets(test: SelfTest | None) -> list[Any]:
     sizes = sorted({each.n for each in test.seen})
     shares = {(each.shift, each.n): each.share for each in test.seen}
     rows = [
-        [shift, *(_seen_at(shares, shift, n) for n in sizes)] for shift in dict.fromkeys(each.shift for each in test.seen)
+        [shift, *(_seen_at(shares, shift, n) for n in sizes)]
+        for shift in dict.fromkeys(each.shift for each in test.seen)
     ]
     names = ["planted shift", *(f"in a night of {n:,} images" for n in sizes)]
     table = [table_data(title="", column_names=names, data=rows)] if rows else []
@@ -170,8 +171,7 @@ def accuracy_widgets(page: Page) -> list[Any]:
 def accuracy_text(found: Accuracy, verdict: str) -> str:
     """What is estimated, or why nothing can be said."""
     novel = (
-        f" {found.novel:.1%} of the images lie further from the reference than 99% of its own images do; "
-        f"1% is usual."
+        f" {found.novel:.1%} of the images lie further from the reference than 99% of its own images do; 1% is usual."
     )
     if found.estimate is None or found.low is None or found.high is None:
         return f"**Can't say**: {escaped(found.why or 'no reason was given')}.{novel}".replace("..", ".")
@@ -231,9 +231,7 @@ def _class_row(row: ClassShift, shown: Shown, place: int) -> RichTableDataRow:
     }
     pairs = pairs_shown(row)
     figure = pairs_figure(pairs, shown.pictures) if pairs and place < ROWS_WITH_PICTURES else None
-    return RichTableDataRow(
-        fields=fields, details=_details(figure, _names(pair.current for pair in row.examples))
-    )
+    return RichTableDataRow(fields=fields, details=_details(figure, _names(pair.current for pair in row.examples)))
 
 
 def _class_note(rows: int, all_of_them: int) -> str:
@@ -279,7 +277,9 @@ def _region_row(row: Region, shown: Shown, place: int) -> RichTableDataRow:
     }
     sides = sides_shown(row)
     figure = sides_figure(*sides, shown.pictures) if any(sides) and place < ROWS_WITH_PICTURES else None
-    return RichTableDataRow(fields=fields, details=_details(figure, _names((*row.current_images, *row.reference_images))))
+    return RichTableDataRow(
+        fields=fields, details=_details(figure, _names((*row.current_images, *row.reference_images)))
+    )
 
 
 def queue_widgets(shown: Shown) -> list[Any]:
@@ -292,7 +292,9 @@ def queue_widgets(shown: Shown) -> list[Any]:
     more = len(shown.page.queue) - len(shown.queue)
     text = "review.parquet beside this page holds " + (f"{more:,} more." if more else "the same images.")
     return [
-        plotly_figure(title=title, figure=queue_figure(shown.queue, shown.pictures, moved=shown.page.findings is not None)),
+        plotly_figure(
+            title=title, figure=queue_figure(shown.queue, shown.pictures, moved=shown.page.findings is not None)
+        ),
         text_widget(title="", text=f"{text} A grey place is an image that can't be shown. Point at one for its name."),
     ]
 
@@ -309,9 +311,7 @@ def world_widgets(found: Findings) -> list[Any]:
 
 def _map(found: Map) -> list[Any]:
     title = "A map of the images (principal components of the reference's embeddings; the same axes every night)"
-    text = (
-        f"{outside(found):,} of {len(found.current):,} points of tonight lie outside the map and are drawn on its border."
-    )
+    text = f"{outside(found):,} of tonight's {len(found.current):,} points lie outside the map: they are on its border."
     return [plotly_figure(title=title, figure=map_figure(found)), text_widget(title="", text=text)]
 
 

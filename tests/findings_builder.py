@@ -1,4 +1,4 @@
-"""Full findings of believable numbers for any number of classes, with small pictures on disk: pages without statistics."""
+"""Full findings of believable numbers for any number of classes, with small pictures on disk."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -76,7 +76,9 @@ def statistic(name: str, score: float, alpha: float = 0.01) -> Statistic:
     mean, threshold = float(drawn.mean()), float(np.quantile(drawn, 1 - alpha))
     value = mean + score * (threshold - mean)
     p_value = (1 + int((drawn >= value).sum())) / 1001
-    return Statistic(name, value, p_value, threshold, mean, tuple(map(float, np.quantile(drawn, np.linspace(0, 1, 41)))))
+    return Statistic(
+        name, value, p_value, threshold, mean, tuple(map(float, np.quantile(drawn, np.linspace(0, 1, 41))))
+    )
 
 
 def decision(score: float = 3.2, *, grouped_by: str = "") -> Decision:
@@ -90,11 +92,12 @@ def decision(score: float = 3.2, *, grouped_by: str = "") -> Decision:
     )  # fmt: skip
 
 
+SHARES = {"darker": (0.6, 0.25, 0.1), "rotated": (None, 0.4, 0.2), "blurrier": (0.5, 0.2, 0.08)}
 SELF_TEST = SelfTest(
     0.01, 3, 400,
     tuple(
         Seen(shift, n, share)
-        for shift, shares in {"darker": (0.6, 0.25, 0.1), "rotated": (None, 0.4, 0.2), "blurrier": (0.5, 0.2, 0.08)}.items()
+        for shift, shares in SHARES.items()
         for n, share in zip((200, 1000, 5000), shares, strict=True)
     ),
 )  # fmt: skip
