@@ -179,11 +179,20 @@ def accuracy_text(found: Accuracy, verdict: str) -> str:
         f"**{found.estimate:.1%}** (between {found.low:.1%} and {found.high:.1%}); on the reference's labelled images "
         f"it is {found.reference:.1%}, measured.{novel}"
     )
-    if verdict in ("warn", "drift") and found.low <= found.reference <= found.high:
-        text += " **A shift without harm**, as far as this can be estimated: the range covers the reference's accuracy."
-    elif found.high < found.reference:
-        text += " The whole range lies below the reference's accuracy: labels are probably worse tonight."
-    return text + (f" {escaped(found.why)}" if found.why else "")
+    return text + _compared(found.low, found.reference, found.high, verdict)
+
+
+def _compared(low: float, reference: float, high: float, verdict: str) -> str:
+    """What the range means beside the reference's accuracy; whether that is harm is the verdict's to say."""
+    if high < reference:
+        return " The whole range lies below the reference's accuracy."
+    if low > reference:
+        return " The whole range lies above the reference's accuracy."
+    meaning = {
+        "warn": ": **a shift without harm**, as far as this can be estimated.",
+        "drift": ": whether labels are worse tonight can't be told.",
+    }
+    return " The range covers the reference's accuracy" + meaning.get(verdict, ".")
 
 
 def class_widgets(shown: Shown) -> list[Any]:

@@ -15,7 +15,8 @@ from typing import Any
 CHROMIUM = [
     "chromium", "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
     "--disable-background-networking", "--disable-component-update", "--disable-sync",
-    "--host-resolver-rules=MAP * ~NOTFOUND", "--enable-logging=stderr", "--virtual-time-budget=30000",
+    "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1", "--enable-logging=stderr",
+    "--virtual-time-budget=30000",
 ]  # fmt: skip
 BROWSER = "not an origin"
 
@@ -30,17 +31,24 @@ class Visit:
     found: Any
 
 
-def visit(page: Path, script: str = "null", *, width: int = 1300, after: int = 6000) -> Visit:
-    """Open a page; ``script`` is an expression, evaluated (and awaited) so many milliseconds after it loaded."""
+def visit(page: Path, script: str = "null", *, after: int = 6000, url: str = "") -> Visit:
+    """Open a page; ``script`` is an expression, evaluated (and awaited) so many ms after it loaded.
+
+    ``url`` is that of the page's folder, where a server serves it; without, the page is opened as a file.
+    """
     with tempfile.TemporaryDirectory() as profile:
         log = Path(profile) / "net.json"
         # Beside the page, so that its links lead where they did.
         copy = page.with_name(f"{page.stem}-visited.html")
         copy.write_text(page.read_text().replace("</body>", _probe(script, after) + "</body>"))
-        command = [*CHROMIUM, f"--window-size={width},900", f"--user-data-dir={profile}", f"--log-net-log={log}"]
+        command = [*CHROMIUM, "--window-size=1300,900", f"--user-data-dir={profile}", f"--log-net-log={log}"]
         try:
             done = subprocess.run(
-                [*command, "--dump-dom", f"file://{copy}"], capture_output=True, text=True, timeout=180, check=True
+                [*command, "--dump-dom", f"{url}/{copy.name}" if url else f"file://{copy}"],
+                capture_output=True,
+                text=True,
+                timeout=180,
+                check=True,
             )
         finally:
             copy.unlink()
@@ -72,5 +80,3 @@ window.addEventListener("load", () => setTimeout(async () => {{
   document.body.append(seen);
 }}, {after}));
 </script>"""
-
-
