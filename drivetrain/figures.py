@@ -264,6 +264,7 @@ def accuracy_figure(accuracy: Accuracy) -> go.Figure:
     least = min(low, accuracy.reference)
     figure.update_xaxes(title="accuracy", tickformat=".0%", range=[max(0.0, least - 0.15), 1.03])
     figure.update_yaxes(range=[-0.8, 1.8])
+    figure.update_traces(cliponaxis=False)
     figure.update_layout(showlegend=False)
     return plain_layout(figure, l=140, r=20, t=20, b=50)
 

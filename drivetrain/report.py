@@ -61,6 +61,17 @@ PROJECT = "drivetrain"
 # With fewer rows Evidently's own measure of embeddings fails.
 LEAST_EMBEDDED_ROWS = 31
 
+# Evidently's cards grow with their widest table and hide what the screen has no room for: on a phone most of each.
+NARROW = (
+    "@media (max-width: 900px) {"
+    ".MuiGrid-root, .MuiGrid-root > div {min-width: 0; max-width: 100%}"
+    ".MuiGrid-direction-xs-column {flex-wrap: nowrap}"
+    ".MuiGrid-root.MuiGrid-grid-xs-grow {min-width: 7.5rem}"
+    ".MuiCardContent-root {overflow-x: auto}"
+    ".MuiCardContent-root :is(p, li, h5) {overflow-wrap: anywhere}"
+    "}"
+)
+
 
 @dataclass(frozen=True)
 class Made:
@@ -175,7 +186,9 @@ def _html(snapshot: Snapshot) -> bytes:
 
 
 def _lean(page: str) -> str:
-    """Evidently's page with each row's pictures once and not twice, and with no label that could end its script."""
+    """Evidently's page, with each row's pictures once and not twice, with no label that could end its script, and with
+    a style for phones.
+    """
 
     def data(match: re.Match[str]) -> str:
         found = json.loads(match[2])
@@ -184,6 +197,7 @@ def _lean(page: str) -> str:
             _drop(found, "additionalGraphs")
         return f"    var {match[1]} = {json.dumps(found).replace('<', _LESS)};"
 
+    page = page.replace("</head>", f"<style>{NARROW}</style></head>", 1)
     return re.sub(r"^    var (\w*metric_\w+) = (\{.*\});$", data, page, flags=re.MULTILINE)
 
 

@@ -8,7 +8,11 @@ import json
 import re
 import subprocess
 import tempfile
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -80,3 +84,29 @@ window.addEventListener("load", () => setTimeout(async () => {{
   document.body.append(seen);
 }}, {after}));
 </script>"""
+
+
+@contextmanager
+def served(folder: Path, kind: str = "text/html") -> Iterator[str]:
+    """The files of a folder over HTTP; any unknown path is the folder's metrics.prom."""
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            path = folder / self.path.lstrip("/")
+            data = (path if path.is_file() else folder / "metrics.prom").read_bytes()
+            self.send_response(200)
+            self.send_header("Content-Type", kind)
+            self.send_header("Content-Length", str(len(data)))
+            self.end_headers()
+            self.wfile.write(data)
+
+        def log_message(self, *_: Any) -> None:
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    try:
+        yield f"http://127.0.0.1:{server.server_port}"
+    finally:
+        server.shutdown()
+        server.server_close()

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import findings_builder as build
 import pytest
-from browser import Visit, visit
+from browser import Visit, served, visit
 
 from drivetrain import report
 from drivetrain.findings import Findings
@@ -222,6 +222,21 @@ HOSTILE = (
     "[click](javascript:alert(1))",
     "`**\x00\x1b[31m",
 )
+
+
+def test_the_page_can_be_read_on_a_phone(drift: Path) -> None:
+    """Evidently's cards hide what is wider than they are: no sentence, number or plot may be so."""
+    frame = drift.with_name("frame.html")
+    frame.write_text('<body style="margin:0"><iframe src="report.html" width="390" height="800"></iframe></body>')
+    script = """(() => {
+      const page = document.querySelector("iframe").contentDocument.documentElement;
+      const shown = [...page.querySelectorAll(".MuiCardContent-root :is(p, li, h1, h5, .js-plotly-plot)")]
+        .filter(one => !one.closest("table")).map(one => one.getBoundingClientRect()).filter(box => box.width);
+      return [page.scrollWidth, shown.length, Math.max(...shown.map(box => box.right))];
+    })()"""
+    with served(drift.parent) as url:
+        scroll, shown, right = visit(frame, script, after=15_000, url=url).found
+    assert scroll <= 390 and shown > 40 and right <= 390
 
 
 def test_a_hostile_label_fetches_and_runs_nothing(found: Findings, tmp_path: Path) -> None:

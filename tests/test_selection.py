@@ -79,6 +79,9 @@ def test_the_workspace_gets_a_point_a_night_and_panels_with_thresholds(found: Fi
     space = report.Workspace.create(str(tmp_path / "workspace"))
     (project,) = space.search_project("drivetrain: shop")
     assert [str(run) for run in space.list_runs(project.id)] == [second], "a night is one point"
-    panels = {panel.title: [value.metric for value in panel.values] for panel in project.dashboard.model().panels}
+    panels = {
+        panel.title: [value.metric.split(":")[-1] for value in panel.values]
+        for panel in project.dashboard.model().panels
+    }
     assert panels["Drift score by night"] == ["DriftScore", "DriftThreshold"]
     assert len(panels) == 10

@@ -1,16 +1,12 @@
 """The index of all nights in a real browser, wide and on a phone; and the same nights as Prometheus reads them."""
 
 import json
-import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
 import pytest
-from browser import Visit, visit
+from browser import Visit, served, visit
 from servers import S3Server, poll, prometheus_server
 
 from drivetrain import site
@@ -104,32 +100,6 @@ def visit_with_files(page: Path, script: str) -> Visit:
     """A page that looks into a frame of another file: from file:// only with a server."""
     with served(page.parent) as url:
         return visit(page, script, after=1500, url=url)
-
-
-@contextmanager
-def served(folder: Path, kind: str = "text/html") -> Iterator[str]:
-    """The files of a folder over HTTP; any unknown path is the folder's metrics.prom."""
-
-    class Handler(BaseHTTPRequestHandler):
-        def do_GET(self) -> None:
-            path = folder / self.path.lstrip("/")
-            data = (path if path.is_file() else folder / "metrics.prom").read_bytes()
-            self.send_response(200)
-            self.send_header("Content-Type", kind)
-            self.send_header("Content-Length", str(len(data)))
-            self.end_headers()
-            self.wfile.write(data)
-
-        def log_message(self, *_: Any) -> None:
-            pass
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    try:
-        yield f"http://127.0.0.1:{server.server_port}"
-    finally:
-        server.shutdown()
-        server.server_close()
 
 
 # --- Prometheus ---
