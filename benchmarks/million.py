@@ -18,9 +18,6 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
-    os.environ[name] = "1"
-
 import numpy as np
 import pyarrow as pa
 from tables import heading, in_own_process, publish, table
@@ -40,6 +37,7 @@ from drivetrain.store import Store
 CLASSES = tuple(f"class {i}" for i in range(10))
 REFERENCE = 5000
 SHA256 = "5a" * 32
+ONE_THREAD = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 SETTINGS = {"engine": "torch", "precision": "float32", "embedding": "head", "max_pixels": 64_000_000}
 
 
@@ -88,16 +86,15 @@ def rows_of(run: Run, listed: pa.Table, embeddings: Any, outputs: Any, logits: A
         "status": ["ok"] * n, "verified": [True] * n, "attempts": [1] * n, "width": [400] * n, "height": [400] * n,
         "brightness": rng.normal(0.5, 0.1, n), "contrast": rng.normal(0.2, 0.05, n), "label": [CLASSES[i] for i in top],
         "sharpness": rng.normal(0.05, 0.01, n), "label_index": top, "confidence": outputs.max(axis=1),
-        "energy": np.log(np.exp(logits).sum(axis=1)), "probs": pa.ListArray.from_arrays(offsets, pa.array(outputs.ravel())),
+        "energy": np.log(np.exp(logits).sum(axis=1)),
+        "probs": pa.ListArray.from_arrays(offsets, pa.array(outputs.ravel())),
         "embedding": pa.FixedSizeListArray.from_arrays(flat, run.record.embedding_size),
         "run_id": [run.record.run_id] * n, "model_id": [run.record.model_id] * n,
     }  # fmt: skip
     columns = []
     for field in schema:
         values = known.get(field.name)
-        if isinstance(values, pa.ChunkedArray):
-            columns.append(values.cast(field.type))
-        elif isinstance(values, pa.Array):
+        if isinstance(values, pa.ChunkedArray) or isinstance(values, pa.Array):
             columns.append(values.cast(field.type))
         else:
             columns.append(pa.array(values, field.type) if values is not None else pa.nulls(n, field.type))
@@ -136,6 +133,8 @@ def main() -> None:
     if given.step:
         print(json.dumps(step(*given.step)))
         return
+    # For the processes of the steps.
+    os.environ.update(dict.fromkeys(ONE_THREAD, "1"))
     with tempfile.TemporaryDirectory() as folder:
         store, layout = open_root(Config(root=folder))
         reference = begin(store, layout, "reference", "plan", REFERENCE, given.size)
