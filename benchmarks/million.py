@@ -94,7 +94,7 @@ def rows_of(run: Run, listed: pa.Table, embeddings: Any, outputs: Any, logits: A
     columns = []
     for field in schema:
         values = known.get(field.name)
-        if isinstance(values, pa.ChunkedArray) or isinstance(values, pa.Array):
+        if isinstance(values, (pa.ChunkedArray, pa.Array)):
             columns.append(values.cast(field.type))
         else:
             columns.append(pa.array(values, field.type) if values is not None else pa.nulls(n, field.type))
