@@ -139,7 +139,7 @@ def test_another_seed_has_a_lens_of_its_own(layout: Layout) -> None:
 
 
 def test_a_reference_whose_images_all_failed_has_no_bundle(layout: Layout) -> None:
-    run = a_run(layout, some(50, 1), "reference", "held_out", failed={place: "denied" for place in range(49)})
+    run = a_run(layout, some(50, 1), "reference", "held_out", failed=dict.fromkeys(range(49), "denied"))
     assert open_bundle(STORE, layout, register(STORE, layout, run), settings(layout)) is None
 
 
@@ -291,13 +291,13 @@ def test_another_reference_has_sketches_of_its_own(layout: Layout, monkeypatch: 
 def test_a_part_whose_images_all_failed_is_sketched(layout: Layout, monkeypatch: pytest.MonkeyPatch) -> None:
     bundle = a_bundle(layout)
     first = a_run(layout, some(300, 2), "2026-01-04").record.shards
-    failed = {place: "denied" for place in range(90)}
+    failed = dict.fromkeys(range(90), "denied")
     run = a_run(layout, some(300, 2), "2026-01-05", failed=failed)
     assert first == run.record.shards and run.counts(0).failed == run.counts(0).rows
     looked = sketched(layout, bundle, run, monkeypatch)
     same(looked.totals, by_rows(run, bundle))
     assert looked.totals and looked.totals.images == 210
-    everything = a_run(layout, some(300, 2), "2026-01-06", failed={place: "denied" for place in range(300)})
+    everything = a_run(layout, some(300, 2), "2026-01-06", failed=dict.fromkeys(range(300), "denied"))
     assert len(sketched(layout, bundle, everything, monkeypatch).rows) == 0
 
 

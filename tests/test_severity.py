@@ -6,7 +6,7 @@ from scipy.special import softmax
 from worlds import changed, frames, in_groups, some
 
 from drivetrain.findings import Accuracy
-from drivetrain.lens import Indices, Matrix, Scores, learn
+from drivetrain.lens import Matrix, Scores, learn
 from drivetrain.severity import by_class, estimate, novel_share
 
 CLASSES = 5
