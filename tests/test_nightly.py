@@ -1,4 +1,4 @@
-"""A reference, its self-test, nights that are accepted, and a chat that can't be reached: with a real learner, no Ray."""
+"""A reference, its self-test, nights that are accepted, and a chat that can't be reached: with a real learner."""
 
 import json
 import threading
