@@ -3,7 +3,7 @@
     python benchmarks/drift.py world.npz [--references 20] [--nights 50] [--page drift-cifar10.md]
     python benchmarks/drift.py --by clothing.npz --senders 204 181 48 260 322 [--page drift-clothing.md]
 
-Evidently's defaults (EmbeddingsDrift and ValueDrift of the confidence) are asked in the same run, on fewer nights, since
+Evidently's defaults (EmbeddingsDrift and ValueDrift of the confidence) are asked in the same run, on fewer nights, as
 they are slow. Intervals are 95 %; those over references resample references (bootstrap), the others are Wilson's.
 """
 
@@ -62,14 +62,14 @@ def load(path: str, layer: str) -> World:
         name.removesuffix("_outputs") for name in found.files
         if name.endswith("_outputs") and not name.startswith(("clean", "frames"))
     ]  # fmt: skip
-    source = found["frames_source"] if "frames_source" in found else None
+    source = found.get("frames_source")
     return World(
         clean=scores("clean", truth),
         kinds={kind: scores(kind, truth[places]) for kind in kinds},
         places=places,
         frames=scores("frames", truth[source], source) if source is not None else None,
         vocab=tuple(found["vocab"].tolist()),
-        by=found["by"] if "by" in found else None,
+        by=found.get("by"),
     )
 
 
@@ -85,6 +85,7 @@ class Stand:
         self._usable = np.flatnonzero(np.isin(world.places, self.rest))
 
     def quiet(self, n: int) -> Scores:
+        """A night of n images without a shift."""
         return self.world.clean.take(self.rng.choice(self.rest, n, replace=False))
 
     def shifted(self, kind: str, n: int, share: float) -> Scores:
@@ -112,6 +113,7 @@ class Stand:
         return concatenated([night, world.kinds[kind].take(chosen)]), label
 
     def alarms(self, night: Scores, alpha: float = ALPHA) -> bool:
+        """Whether the test alarms on a night."""
         return p_value(self.yardstick, night, alpha) <= alpha
 
 

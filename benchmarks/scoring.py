@@ -237,7 +237,9 @@ def profiles(learners: list[str], folder: str, few: int) -> None:
     for learner in learners:
         for engine in ("auto", "int8"):
             chosen = ["--profile", "--peer", engine, "--images", folder, "--few", str(few), learner]
-            columns[f"{Path(learner).stem}{', int8' if engine == 'int8' else ''}"] = in_own_process(__file__, *chosen)
+            one = in_own_process(__file__, *chosen)
+            if "refused" not in one:
+                columns[f"{Path(learner).stem}{', int8' if engine == 'int8' else ''}"] = one
     rows = [
         [part, *(f"{each['parts'][part] / each['seconds']:.1%}" for each in columns.values())]
         for part in (*PARTS, "rest")
@@ -268,8 +270,13 @@ def main() -> None:
         if given.profile:
             from profiled import profile
 
+            from drivetrain.errors import DrivetrainError
+
             with tempfile.TemporaryDirectory() as where:
-                print(json.dumps(profile(given.learners[0], copied(given.images, 1, where), given.peer)))
+                try:
+                    print(json.dumps(profile(given.learners[0], copied(given.images, 1, where), given.peer)))
+                except DrivetrainError as error:  # int8 does not take every learner
+                    print(json.dumps({"refused": str(error)}))
             return
         images, seconds = PEERS[given.peer](given.learners[0], given.images)
         print(json.dumps({"images": images, "seconds": seconds}))

@@ -1,11 +1,11 @@
-"""Labelled images as a learner sees them, as they are and after some kinds of damage: what `drift.py` draws nights from.
+"""Labelled images as a learner sees them, as they are and after damage: what `drift.py` draws nights from.
 
     python benchmarks/worlds.py --images images.parquet --out world.npz [--fine-tune] [--size 128]
     python benchmarks/worlds.py --images FOLDER --labels images.csv --by sender_id --out world.npz
 
-The Parquet file has the columns image (bytes) and label; a CSV has image and label, FOLDER holds IMAGE.jpg. A learner is
-made of EfficientNet-Lite0 with its real weights and a head of fastai's that is fitted to a part of the images, which is
-then left out; with --fine-tune the whole network is trained for some epochs on these. `digits` as --images takes
+The Parquet file has the columns image (bytes) and label; a CSV has image and label, FOLDER holds IMAGE.jpg. A learner
+is made of EfficientNet-Lite0 with its real weights and a head of fastai's that is fitted to a part of the images, which
+is left out then; with --fine-tune the whole network is trained for some epochs on these. `digits` as --images takes
 scikit-learn's digits, which a package ships.
 """
 
@@ -24,7 +24,7 @@ import pandas as pd
 from PIL import Image, ImageFilter
 
 Rng = np.random.Generator
-SOURCES, FRAMES = 3500, 5
+SOURCES, FRAMES = 2000, 5
 HEAD_EPOCHS = 12
 
 
@@ -213,7 +213,7 @@ def main() -> None:
     parser.add_argument("--by")
     parser.add_argument("--out", required=True)
     parser.add_argument("--train", type=int, default=4000)
-    parser.add_argument("--shifted", type=int, default=8000)
+    parser.add_argument("--shifted", type=int, default=5000)
     parser.add_argument("--size", type=int, default=128)
     parser.add_argument("--fine-tune", action="store_true")
     warnings.simplefilter("ignore")

@@ -183,7 +183,8 @@ class RunMetrics:
 
     ray_drivetrain_images_scored_total, ray_drivetrain_images_failed_total, ray_drivetrain_runs_committed_total,
     ray_drivetrain_images_per_second, ray_drivetrain_shards_waiting. They vanish with the job's node; commit.json keeps
-    the totals.
+    the totals. The verdict is not among them: a night is judged when the cluster has been left, and Ray forgets a gauge
+    seconds after its job. It stands in site/metrics.prom (`exposition`).
     """
 
     def __init__(self, source: str, run_id: str) -> None:

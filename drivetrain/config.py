@@ -253,7 +253,7 @@ class Config(BaseModel):
                 raise SettingError(f"Unknown key {key!r}{where}. {nearest(key, cls.model_fields)}")
         if "webhook" in values:
             raise SettingError(
-                f"webhook{where}: whoever reads that address can post to your chat, so a config file must not hold it.\n"
+                f"webhook{where}: whoever reads that address can post to your chat; a config file must not hold it.\n"
                 f"Put it into the environment: export {WEBHOOK}=…"
             )
         values |= {key: value for key, value in flags.items() if value is not None}

@@ -16,6 +16,8 @@ from drivetrain.findings import Accuracy, ClassShift, Decision, Histogram, Map, 
 
 # Evidently gives every plot a box of this height: a smaller figure leaves a hole, a larger one is cut.
 BOX = 500
+# And one of half the width this one.
+HALF_BOX = 450
 MODEBAR = ["zoom", "pan", "select", "lasso", "zoomin", "zoomout", "autoscale", "resetscale", "toimage"]
 BLUE, RED, GREEN, YELLOW, GREY = "#4477aa", "#ee6677", "#228833", "#ccbb44", "#bbbbbb"
 DARK, PALE, PLACE = "#222222", "#eeeeee", "#dddddd"
@@ -78,7 +80,7 @@ def density_figure(decision: Decision) -> go.Figure | None:
     figure.update_xaxes(title="score: 0 is usual, 1 is the threshold", range=_range([combined.score], -1.5))
     figure.update_yaxes(title="share of the splits", tickformat=".0%", rangemode="tozero")
     figure.update_layout(showlegend=False, bargap=0)
-    return plain_layout(figure, l=60, r=20, t=40, b=50)
+    return plain_layout(figure, height=HALF_BOX, l=60, r=20, t=40, b=50)
 
 
 def _add_tonight(figure: go.Figure, combined: Statistic, alpha: float, height: float) -> None:
@@ -126,19 +128,19 @@ def null_figure(decision: Decision) -> go.Figure:
             go.Scatter(
                 y=[name],
                 x=[min(statistic.score, FARTHEST)],
-                mode="markers+text",
-                text=[f"  p = {statistic.p_value:.2g}{_beyond(statistic.score)}"],
-                textposition="middle right",
+                mode="markers",
                 showlegend=False,
                 marker={"size": 14, "color": RED if alarm else BLUE, "symbol": "diamond" if alarm else "circle"},
                 hovertemplate=f"tonight {statistic.score:.2f}<extra></extra>",
             )
         )
+        said = f"{statistic.score:.2f}, p = {statistic.p_value:.2g}"
+        figure.add_annotation(x=1.01, xref="paper", xanchor="left", y=name, text=said, showarrow=False)
     _add_threshold(figure)
     right = [each.score for each in decision.statistics]
     figure.update_xaxes(title="score: 0 is usual, 1 is the threshold; grey is no drift", range=_range(right, -1.5))
     figure.update_layout(barmode="overlay")
-    return plain_layout(figure, l=150, r=75, t=40, b=50)
+    return plain_layout(figure, height=HALF_BOX, l=150, r=100, t=40, b=50)
 
 
 def trend_figure(trend: Sequence[TrendPoint], tonight: str, decision: Decision | None) -> go.Figure:
@@ -150,8 +152,7 @@ def trend_figure(trend: Sequence[TrendPoint], tonight: str, decision: Decision |
     )
     combined = decision.statistic("combined") if decision else None
     if combined and combined.null:
-        low, high = np.quantile(_scores(combined), [0.05, 0.95])
-        figure.add_hrect(y0=low, y1=high, fillcolor=GREY, opacity=0.35, line_width=0, layer="below", row=1, col=1)
+        _add_band(figure, [point.night for point in trend], *np.quantile(_scores(combined), [0.05, 0.95]))
     _add_scores(figure, trend)
     figure.add_hline(y=1, line_dash="dash", line_color=DARK, row=1, col=1)
     figure.add_annotation(
@@ -169,6 +170,22 @@ def trend_figure(trend: Sequence[TrendPoint], tonight: str, decision: Decision |
     figure.update_xaxes(tickvals=shown, ticktext=words)
     figure.update_layout(legend={"orientation": "h", "x": 0, "y": 1.12})
     return plain_layout(figure, l=70, r=20, t=45, b=90)
+
+
+def _add_band(figure: go.Figure, nights: Sequence[str], low: float, high: float) -> None:
+    """Where 9 of 10 nights without drift lie."""
+    x, y = [*nights, *reversed(nights)], [low] * len(nights) + [high] * len(nights)
+    band = go.Scatter(
+        x=x,
+        y=_rounded(y),
+        fill="toself",
+        fillcolor=PLACE,
+        line={"width": 0},
+        mode="lines",
+        name="9 of 10 nights without drift",
+        hoverinfo="skip",
+    )
+    figure.add_trace(band, row=1, col=1)
 
 
 def _add_scores(figure: go.Figure, trend: Sequence[TrendPoint]) -> None:
@@ -228,8 +245,8 @@ def accuracy_figure(accuracy: Accuracy) -> go.Figure:
             y=["reference, measured"],
             mode="markers+text",
             marker={"size": 14, "color": GREY, "symbol": "square", "line": {"color": DARK, "width": 1}},
-            text=[f"{accuracy.reference:.1%}"],
-            textposition="top center",
+            text=[f"  {accuracy.reference:.1%}"],
+            textposition="middle right",
         )
     )
     figure.add_trace(
@@ -245,8 +262,9 @@ def accuracy_figure(accuracy: Accuracy) -> go.Figure:
     )
     figure.add_vline(x=accuracy.reference, line_dash="dash", line_color=DARK)
     least = min(low, accuracy.reference)
-    figure.update_xaxes(title="accuracy", tickformat=".0%", range=[max(0.0, least - 0.15), 1.08])
+    figure.update_xaxes(title="accuracy", tickformat=".0%", range=[max(0.0, least - 0.15), 1.03])
     figure.update_yaxes(range=[-0.8, 1.8])
+    figure.update_traces(cliponaxis=False)
     figure.update_layout(showlegend=False)
     return plain_layout(figure, l=140, r=20, t=20, b=50)
 
@@ -287,7 +305,7 @@ def histogram_figure(histogram: Histogram) -> go.Figure:
     figure.update_xaxes(title=histogram.name)
     figure.update_yaxes(tickformat=".0%", rangemode="tozero", title="share of the images")
     figure.update_layout(legend={"orientation": "h", "x": 0, "y": 1.12})
-    return plain_layout(figure, l=60, r=20, t=40, b=50)
+    return plain_layout(figure, height=HALF_BOX, l=60, r=20, t=40, b=50)
 
 
 def map_figure(found: Map) -> go.Figure:
@@ -345,7 +363,7 @@ def _range(scores: Sequence[float], left: float) -> list[float]:
 
 
 def _beyond(score: float) -> str:
-    return f" (score {score:.0f}, off the scale)" if score > FARTHEST else ""
+    return " (off the scale)" if score > FARTHEST else ""
 
 
 def _add_threshold(figure: go.Figure) -> None:

@@ -26,10 +26,11 @@ class Cell:
     caption: str
 
 
-def queue_figure(shown: Sequence[Mapping[str, Any]], pictures: Mapping[str, str]) -> go.Figure:
-    """The review queue's first images, each with its label, confidence and distance."""
+def queue_figure(shown: Sequence[Mapping[str, Any]], pictures: Mapping[str, str], *, moved: bool) -> go.Figure:
+    """The review queue's first images, each with its label and confidence, and its distance if it was measured."""
     cells = [
-        Cell(place % COLUMNS, place // COLUMNS, image["uri"], _caption(image)) for place, image in enumerate(shown)
+        Cell(place % COLUMNS, place // COLUMNS, image["uri"], _caption(image, moved))
+        for place, image in enumerate(shown)
     ]
     return _grid(cells, pictures, columns=COLUMNS)
 
@@ -50,9 +51,10 @@ def sides_figure(current: Sequence[str], reference: Sequence[str], pictures: Map
     return _grid(cells, pictures, columns=COLUMNS // 2)
 
 
-def _caption(image: Mapping[str, Any]) -> str:
+def _caption(image: Mapping[str, Any], moved: bool) -> str:
     sure = "" if image["confidence"] is None else f" {image['confidence']:.0%}"
-    return f"{plain_text(image['label'] or '', 14)}{sure}<br>{image['moved']:+.1f} sd"
+    said = f"{plain_text(image['label'] or '', 14)}{sure}"
+    return f"{said}<br>{image['moved']:+.1f} sd" if moved else said
 
 
 def _grid(cells: Sequence[Cell], pictures: Mapping[str, str], columns: int) -> go.Figure:

@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from scipy.linalg import eigh
 from scipy.spatial.distance import cdist, pdist
 from sklearn.cluster import KMeans
 
@@ -166,14 +167,19 @@ def from_arrays(arrays: Mapping[str, Any]) -> Lens:
 
 
 def _principal_axes(inputs: Matrix) -> tuple[Vector, Matrix, Vector]:
+    """Mean, axes that whiten, and the share of the variance on each axis; by the smaller of the two Gram matrices."""
+    n, d = inputs.shape
     mean = inputs.mean(axis=0)
     centred = inputs - mean
-    values, vectors = np.linalg.eigh(centred.T @ centred / max(len(inputs) - 1, 1))
-    kept = min(COMPONENTS, max(1, len(inputs) // 10), inputs.shape[1])
+    kept = min(COMPONENTS, max(1, n // 10), d)
+    narrow = d <= n
+    gram = (centred.T @ centred if narrow else centred @ centred.T) / max(n - 1, 1)
+    values, vectors = eigh(gram, subset_by_index=[len(gram) - kept, len(gram) - 1])
     values, vectors = values[::-1], vectors[:, ::-1]
-    floor = max(float(values[0]) * 1e-6, 1e-12)
-    axes = vectors[:, :kept] / np.sqrt(np.maximum(values[:kept], floor))
-    return mean, axes, values[:kept] / max(float(values.sum()), 1e-12)
+    values = np.maximum(values, max(float(values[0]) * 1e-6, 1e-12))
+    if not narrow:
+        vectors = centred.T @ vectors / np.sqrt(values * max(n - 1, 1))
+    return mean, vectors / np.sqrt(values), values / max(float(np.trace(gram)), 1e-12)
 
 
 def _edges(values: Vector) -> Vector:

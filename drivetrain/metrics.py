@@ -92,6 +92,10 @@ class ScoredImages(SingleValueMetric):
     """The number of images that were scored."""
 
 
+class MeanConfidence(SingleValueMetric):
+    """The mean confidence of the rows at hand."""
+
+
 class LabelShare(ByLabelMetric):
     """The share of the night's images that got each label."""
 
@@ -155,12 +159,14 @@ class DriftScoreCalculation(SingleValueCalculation[DriftScore]):
     """Shows the trend of the last nights."""
 
     def calculate(self, context: Any, current_data: Any, reference_data: Any) -> Any:
-        """The score and its trend."""
+        """The score and its trend; and, where no accuracy can be estimated, why not."""
         page = _held(context).shown.page
         combined = _found(page).decision.statistic("combined")
         assert combined is not None
         result = self.result(combined.score)
-        result.widget = trend_widgets(page)
+        accuracy = _found(page).accuracy
+        unsaid = accuracy_widgets(page) if accuracy and accuracy.estimate is None else []
+        result.widget = [*trend_widgets(page), *unsaid]
         return result
 
     def display_name(self) -> str:
@@ -358,3 +364,15 @@ class ScoredImagesCalculation(SingleValueCalculation[ScoredImages]):
     def display_name(self) -> str:
         """The metric's name."""
         return "Images scored"
+
+
+class MeanConfidenceCalculation(SingleValueCalculation[MeanConfidence]):
+    """The mean of a column of the rows, which Evidently's own metric would draw once more."""
+
+    def calculate(self, context: Any, current_data: Any, reference_data: Any) -> Any:
+        """The number."""
+        return _drawn_only(self.result(float(current_data.as_dataframe()["confidence"].mean())))
+
+    def display_name(self) -> str:
+        """The metric's name."""
+        return "Mean confidence"

@@ -6,6 +6,7 @@ them into Evidently, which renders them (`widgets`), keeps them in its snapshots
 
 import json
 import os
+import re
 import subprocess
 import sys
 import tempfile
@@ -23,7 +24,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from evidently import DataDefinition, Dataset, Report
 from evidently.core.report import Snapshot
-from evidently.metrics import EmbeddingsDrift, MeanValue
+from evidently.metrics import EmbeddingsDrift
 from evidently.presets import ValueStats
 from evidently.sdk.models import PanelMetric
 from evidently.sdk.panels import bar_plot_panel, line_plot_panel
@@ -44,6 +45,7 @@ from drivetrain.metrics import (
     FailedAllowed,
     FailedShare,
     LabelShare,
+    MeanConfidence,
     NightVerdict,
     ReferenceAccuracy,
     ReviewImages,
@@ -58,6 +60,17 @@ from drivetrain.store import Store
 PROJECT = "drivetrain"
 # With fewer rows Evidently's own measure of embeddings fails.
 LEAST_EMBEDDED_ROWS = 31
+
+# Evidently's cards grow with their widest table and hide what the screen has no room for: on a phone most of each.
+NARROW = (
+    "@media (max-width: 900px) {"
+    ".MuiGrid-root, .MuiGrid-root > div {min-width: 0; max-width: 100%}"
+    ".MuiGrid-direction-xs-column {flex-wrap: nowrap}"
+    ".MuiGrid-root.MuiGrid-grid-xs-grow {min-width: 7.5rem}"
+    ".MuiCardContent-root {overflow-x: auto}"
+    ".MuiCardContent-root :is(p, li, h5) {overflow-wrap: anywhere}"
+    "}"
+)
 
 
 @dataclass(frozen=True)
@@ -113,11 +126,12 @@ def _metrics(page: Page, rows: pa.Table, evidently: bool) -> list[Any]:
     if len(page.queue):
         metrics.append(ReviewImages(tests=[]))
     metrics += [FailedShare(tests=[lte(page.commit.max_failed)]), FailedAllowed(tests=[]), ScoredImages(tests=[])]
+    if _whole(rows, "confidence"):
+        metrics.append(MeanConfidence(tests=[]))
     drawn = {each.name for each in found.histograms} if found else set()
-    for column in ("confidence", "energy"):
-        if _whole(rows, column):
-            # The page has its histogram already; the dashboard draws the mean.
-            metrics.append(MeanValue(column=column) if column in drawn else ValueStats(column=column))
+    metrics += [
+        ValueStats(column=name) for name in ("confidence", "energy") if name not in drawn and _whole(rows, name)
+    ]
     return metrics + ([EvidentlyEmbeddings(tests=[])] if evidently else [])
 
 
@@ -168,7 +182,38 @@ def _html(snapshot: Snapshot) -> bytes:
         path = Path(folder) / "report.html"
         # A Path object would write nothing and say nothing.
         snapshot.save_html(str(path))
-        return path.read_bytes()
+        return _lean(path.read_text()).encode()
+
+
+def _lean(page: str) -> str:
+    """Evidently's page, with each row's pictures once and not twice, with no label that could end its script, and with
+    a style for phones.
+    """
+
+    def data(match: re.Match[str]) -> str:
+        found = json.loads(match[2])
+        if not match[1].startswith("additional_graphs_"):
+            # Evidently's script looks for these in the other variable.
+            _drop(found, "additionalGraphs")
+        return f"    var {match[1]} = {json.dumps(found).replace('<', _LESS)};"
+
+    page = page.replace("</head>", f"<style>{NARROW}</style></head>", 1)
+    return re.sub(r"^    var (\w*metric_\w+) = (\{.*\});$", data, page, flags=re.MULTILINE)
+
+
+_LESS = "\\u003c"
+
+
+def _drop(value: Any, key: str) -> None:
+    """Empty the lists of that name at any depth of a JSON value."""
+    if isinstance(value, dict):
+        if key in value:
+            value[key] = []
+        for each in value.values():
+            _drop(each, key)
+    elif isinstance(value, list):
+        for each in value:
+            _drop(each, key)
 
 
 def publish(made: Made, workspace: str, store: Store, before: str | None) -> str:

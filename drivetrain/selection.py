@@ -53,7 +53,7 @@ class Page:
 
 @dataclass(frozen=True, eq=False)
 class Shown:
-    """A page's choice. ``pictures``: thumbnails as data uris, by the uri of their image; those not shown are missing."""
+    """A page's choice. ``pictures``: thumbnails as data uris by their image's uri; those not shown are missing."""
 
     page: Page
     queue: list[dict[str, Any]]

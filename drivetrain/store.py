@@ -34,6 +34,8 @@ from drivetrain.images import ObjectInfo, batches_of, in_order
 from drivetrain.obstore_reader import reader_of
 
 AT_ONCE = 16
+# A Prometheus takes a file for metrics only if it is sent as text.
+mimetypes.add_type("text/plain", ".prom")
 
 Entry = Mapping[str, Any]
 Item = TypeVar("Item")

@@ -71,12 +71,12 @@ def _counters(page: Page) -> Any:
     ]
     if page.findings:
         found = page.findings.decision
-        against = "held-out images" if page.held_out else "images, not held out"
+        against = "held-out images to compare" if page.held_out else "images to compare, not held out"
         counters += [
             CounterData("p-value", f"{found.p_value:.2g}"),
-            CounterData("effect (0.5 is chance)", f"{found.effect:.2f}"),
+            CounterData("effect", f"{found.effect:.2f}"),
             CounterData("images in the test", f"{found.n_tested:,}"),
-            CounterData(f"reference {against}", f"{found.n_reference:,}"),
+            CounterData(against, f"{found.n_reference:,}"),
         ]
     return counter(title=f"run {page.run_id}", counters=counters)
 
@@ -171,7 +171,7 @@ def accuracy_widgets(page: Page) -> list[Any]:
 def accuracy_text(found: Accuracy, verdict: str) -> str:
     """What is estimated, or why nothing can be said."""
     novel = (
-        f" {found.novel:.1%} of the images lie further from the reference than 99 % of its own images do; 1 % is usual."
+        f" {found.novel:.1%} of the images lie further from the reference than 99% of its own images do; 1% is usual."
     )
     if found.estimate is None or found.low is None or found.high is None:
         return f"**Can't say**: {escaped(found.why or 'no reason was given')}.{novel}".replace("..", ".")
@@ -179,11 +179,20 @@ def accuracy_text(found: Accuracy, verdict: str) -> str:
         f"**{found.estimate:.1%}** (between {found.low:.1%} and {found.high:.1%}); on the reference's labelled images "
         f"it is {found.reference:.1%}, measured.{novel}"
     )
-    if verdict in ("warn", "drift") and found.low <= found.reference <= found.high:
-        text += " **A shift without harm**, as far as this can be estimated: the range covers the reference's accuracy."
-    elif found.high < found.reference:
-        text += " The whole range lies below the reference's accuracy: labels are probably worse tonight."
-    return text + (f" {escaped(found.why)}" if found.why else "")
+    return text + _compared(found.low, found.reference, found.high, verdict)
+
+
+def _compared(low: float, reference: float, high: float, verdict: str) -> str:
+    """What the range means beside the reference's accuracy; whether that is harm is the verdict's to say."""
+    if high < reference:
+        return " The whole range lies below the reference's accuracy."
+    if low > reference:
+        return " The whole range lies above the reference's accuracy."
+    meaning = {
+        "warn": ": **a shift without harm**, as far as this can be estimated.",
+        "drift": ": whether labels are worse tonight can't be told.",
+    }
+    return " The range covers the reference's accuracy" + meaning.get(verdict, ".")
 
 
 def class_widgets(shown: Shown) -> list[Any]:
@@ -287,10 +296,14 @@ def queue_widgets(shown: Shown) -> list[Any]:
     if not shown.queue:
         return []
     title = "The images that moved most: label, confidence, and how far (in standard deviations of the reference)"
+    if not shown.page.findings:
+        title = "Some images of the night: label and confidence"
     more = len(shown.page.queue) - len(shown.queue)
     text = "review.parquet beside this page holds " + (f"{more:,} more." if more else "the same images.")
     return [
-        plotly_figure(title=title, figure=queue_figure(shown.queue, shown.pictures)),
+        plotly_figure(
+            title=title, figure=queue_figure(shown.queue, shown.pictures, moved=shown.page.findings is not None)
+        ),
         text_widget(title="", text=f"{text} A grey place is an image that can't be shown. Point at one for its name."),
     ]
 
@@ -307,7 +320,7 @@ def world_widgets(found: Findings) -> list[Any]:
 
 def _map(found: Map) -> list[Any]:
     title = "A map of the images (principal components of the reference's embeddings; the same axes every night)"
-    text = f"{outside(found):,} of {len(found.current):,} points of tonight lie outside the map and are drawn on its border."
+    text = f"{outside(found):,} of tonight's {len(found.current):,} points lie outside the map: they are on its border."
     return [plotly_figure(title=title, figure=map_figure(found)), text_widget(title="", text=text)]
 
 

@@ -1,4 +1,4 @@
-"""Full findings of believable numbers for any number of classes, with small pictures on disk: pages without statistics."""
+"""Full findings of believable numbers for any number of classes, with small pictures on disk."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -92,11 +92,12 @@ def decision(score: float = 3.2, *, grouped_by: str = "") -> Decision:
     )  # fmt: skip
 
 
+SHARES = {"darker": (0.6, 0.25, 0.1), "rotated": (None, 0.4, 0.2), "blurrier": (0.5, 0.2, 0.08)}
 SELF_TEST = SelfTest(
     0.01, 3, 400,
     tuple(
         Seen(shift, n, share)
-        for shift, shares in {"darker": (0.6, 0.25, 0.1), "rotated": (None, 0.4, 0.2), "blurrier": (0.5, 0.2, 0.08)}.items()
+        for shift, shares in SHARES.items()
         for n, share in zip((200, 1000, 5000), shares, strict=True)
     ),
 )  # fmt: skip
@@ -211,7 +212,7 @@ def trend(number: int = 30, last: float | None = 3.2) -> tuple[TrendPoint, ...]:
             score, verdict = 1.2, "warn"
         elif place == number - 1:
             score, verdict = last, "drift" if (last or 0) > 1 else "ok"
-        accuracy = None if score is None else 0.91 - 0.025 * max(score, 0)
+        accuracy = None if score is None else max(0.4, 0.91 - 0.025 * max(score, 0))
         effect = None if score is None else 0.5 + max(score, 0) / 10
         report = f"/root/sources/shop/nights/{night}/{MODEL}/0001/report.html"
         points.append(TrendPoint(night, verdict, score, effect, accuracy, 1200, report))

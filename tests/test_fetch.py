@@ -4,6 +4,7 @@ import os
 import threading
 import time
 import zlib
+from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -20,6 +21,9 @@ from drivetrain.store import Store
 pytestmark = pytest.mark.slow
 
 DATA = b"an image's bytes " * 100
+READERS = 16
+# obstore's, then s3fs's, then s3fs's after each pause.
+REQUESTS_IN_SILENCE = 2 + len(PAUSES)
 
 
 @contextmanager
@@ -139,9 +143,6 @@ def test_throttling_loses_nothing_and_costs_few_requests(s3: S3Server) -> None:
     assert requests <= 2 * len(images)
 
 
-READERS = 16
-
-
 def gets_of(proxy: Proxy) -> int:
     return sum(count for (method, _), count in proxy.asked.items() if method == "GET")
 
@@ -174,12 +175,12 @@ def test_a_store_that_throttles_is_left_alone_by_all_readers_together(s3: S3Serv
 @pytest.mark.thorough
 def test_a_store_that_takes_so_many_requests_a_second_loses_nothing(s3: S3Server) -> None:
     """50 a second, as a prefix of S3 takes 5,500: the others get 503."""
-    lock, seconds = threading.Lock(), dict.fromkeys([0], 0)
+    lock, seconds = threading.Lock(), Counter[int]()
 
     def rule(method: str, path: str, nth: int) -> str | None:
         now = int(time.monotonic())
         with lock:
-            seconds[now] = seconds.get(now, 0) + (method == "GET")
+            seconds[now] += method == "GET"
             return "503" if method == "GET" and seconds[now] > 50 else None
 
     with listed(s3, 1000, rule) as (_, images, proxy), ThreadPoolExecutor(READERS) as pool:
@@ -211,10 +212,6 @@ def test_an_object_that_is_never_answered_is_one_row_and_holds_up_no_other(s3: S
         asked = sum(count for (_, path), count in proxy.asked.items() if path.endswith("0007.jpg"))
     assert [each.error.reason for each in found if each.error] == ["unreachable"]
     assert asked == REQUESTS_IN_SILENCE
-
-
-# obstore's, then s3fs's, then s3fs's after each pause.
-REQUESTS_IN_SILENCE = 2 + len(PAUSES)
 
 
 def test_an_object_that_is_never_answered_costs_less_than_a_minute() -> None:

@@ -158,7 +158,7 @@ def test_evidently_holds_one_snapshot_a_night_with_panels(world: World) -> None:
     assert sum("/snapshots/" in name for name in names) == 3
     (dashboard,) = (name for name in names if name.endswith("/dashboard.json"))
     panels = json.loads(world.store.read(world.layout.workspace + dashboard))["panels"]
-    assert len(panels) == 6
+    assert len(panels) == 10
 
 
 def test_measuring_with_other_settings_makes_a_new_record_and_keeps_the_old(world: World) -> None:

@@ -333,6 +333,15 @@ def test_a_night_that_is_done_shows_its_record(layout: Layout) -> None:
     assert (night.score, night.accuracy, night.made) == (0.7, 0.9, "2026-01-12T00:00:00+00:00")
 
 
+def test_a_night_shows_score_and_estimated_accuracy_where_its_record_has_them(layout: Layout) -> None:
+    plan = a_plan(layout, yesterday())
+    numbers = {"rows": 3, "failed": 0, "p_value": 0.5, "effect": 0.51, "score": 0.4, "accuracy": 0.9}
+    closed(layout, plan, numbers=numbers)
+    night = table(layout)[plan.name]
+    assert (night.score, night.accuracy) == (0.4, 0.9)
+    assert {"score", "accuracy", "made"} <= set(night.record())
+
+
 def test_the_record_made_last_is_shown_whichever_learner_made_it(layout: Layout) -> None:
     plan = a_plan(layout, yesterday())
     closed(layout, plan, 1, model="b", verdict="drift", made="2026-01-11T00:00:00+00:00")
