@@ -1,4 +1,4 @@
-"""What a lens learns from a reference: axes, features, edges, regions; and that it is the same lens once it was kept."""
+"""What a lens learns from a reference: axes, features, edges, regions; and that it comes back as it was kept."""
 
 import io
 

@@ -1,5 +1,6 @@
 """Totals add up however a run is cut, and a share of the images is the same one wherever it is asked for."""
 
+import itertools
 from dataclasses import fields
 
 import numpy as np
@@ -35,7 +36,7 @@ def same(left: Totals, right: Totals) -> None:
 @given(st.lists(st.integers(0, 120), max_size=6))
 def test_the_totals_of_the_parts_add_up_to_those_of_the_whole(cuts: list[int]) -> None:
     edges = [0, *sorted(cuts), 120]
-    parts = [NIGHT.take(np.arange(a, b)) for a, b in zip(edges, edges[1:], strict=False)]
+    parts = [NIGHT.take(np.arange(a, b)) for a, b in itertools.pairwise(edges)]
     same(merged([totals_of(LENS, part) for part in parts]), totals_of(LENS, NIGHT))
 
 
