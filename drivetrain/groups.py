@@ -41,16 +41,16 @@ def by_pattern(uris: Sequence[str], pattern: str) -> Indices:
 def near_duplicates(whitened: Matrix) -> Indices:
     """Number images so that near-duplicates, directly or by way of others, bear the same number; shape (n,).
 
-    ``whitened`` (n, k): embeddings in which usual distances are alike in all directions.
+    ``whitened`` (n, k): embeddings along axes on each of which the reference has unit variance.
     """
     n = len(whitened)
     if n < 2:
         return np.arange(n)
-    squares = (whitened**2).sum(axis=1)
-    # Of two independent images the squared distance is twice the mean squared norm. Along few axes that is near by
-    # chance: of 5,000 images in 8 dimensions nearly all would hang together.
-    by_chance = 2 * float(chi2.ppf(CHANCE / n, whitened.shape[1]))
-    limit = min(NEAR**2 * 2 * float(np.median(squares)), by_chance)
+    squares, depth = (whitened**2).sum(axis=1), whitened.shape[1]
+    # Of two independent images of the reference the squared distance is twice the number of axes. The night's own
+    # distances are no measure: images of another world all lie far out, and differ all the same. Along few axes images
+    # are near by chance: of 5,000 in 8 dimensions nearly all would hang together.
+    limit = min(NEAR**2 * 2 * depth, 2 * float(chi2.ppf(CHANCE / n, depth)))
     left, right = [], []
     for first in range(0, n, BLOCK):
         rows = slice(first, first + BLOCK)
