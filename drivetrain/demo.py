@@ -27,10 +27,10 @@ from drivetrain import cluster
 from drivetrain.config import Config, Options
 from drivetrain.console import busy, duration, say
 from drivetrain.errors import SettingError
-from drivetrain.nightly import run_night
-from drivetrain.reference import build_reference
+from drivetrain.nightly import build_and_test_reference, run_night
 from drivetrain.rescore import rescore_run
 from drivetrain.store import Store
+from drivetrain.told import lines_of
 
 Pixels = npt.NDArray[np.uint8]
 
@@ -77,7 +77,7 @@ def show(root: str, options: Options) -> None:
         learn, labels = train_learner(work / "train", None)
         config = write_config(store, base, "first", learn, labels, options)
         step(2, "Score the training set: its held-out images are what nights are compared with")
-        reference = run("reference", build_reference, config, images=f"{base}/bucket/train")
+        reference = run("reference", build_and_test_reference, config, images=f"{base}/bucket/train")
         step(3, f"Night {nights[0]}: other MNIST digits")
         one = run("nightly", run_night, config, night=nights[0])
         step(4, f"Night {nights[1]}: digits from another scanner")
@@ -130,6 +130,9 @@ def run(command: str, story: Callable[[Config], dict[str, Any]], file: Path, **f
     typed = " ".join(f"--{key} {value}" for key, value in flags.items())
     say(f"$ drivetrain {command} --config {file} {typed}")
     result = story(Config.load(file, **flags))
+    if "self_test" in result:
+        for line in lines_of({"self_test": result["self_test"]}):
+            say(line)
     if "verdict" in result:
         say(f"Verdict: {result['verdict']}. {result['sentence']} Lever to pull: {result['lever']}.")
     if "comparison" in result:

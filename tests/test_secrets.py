@@ -1,6 +1,7 @@
 """Secrets reach no output: planted ones are looked for in all that commands print and write, and in Ray's logs.
 
-They are planted where people put them: in the environment, in uris, in flags, in the config file; right and wrong ones.
+They are planted where people put them: in the environment, in uris, in flags, in the config file, in a webhook; right
+and wrong ones.
 """
 
 import os
@@ -28,6 +29,7 @@ OTHERS = {
     "flag": "planted-in-a-flag-2449489742",
     "file": "planted-in-a-file-2645751311",
     "endpoint": "planted-in-an-endpoint-282842712",
+    "webhook": "planted-in-a-webhook-3316624790",
 }
 SECONDS = 300
 
@@ -68,7 +70,9 @@ def person(ray_folder: Path) -> Person:
     env = {name: value for name, value in os.environ.items() if name not in foreign}
     keys = {"AWS_ACCESS_KEY_ID": ACCESS, "AWS_SECRET_ACCESS_KEY": SECRET}
     of_ray = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": OTHERS["ray"], "RAY_TMPDIR": str(ray_folder)}
-    return Person(env | keys | of_ray)
+    # Nobody listens on the port for discarding: each night's post fails, and is told without its address.
+    webhook = {"DRIVETRAIN_WEBHOOK": f"http://127.0.0.1:9/services/{OTHERS['webhook']}"}
+    return Person(env | keys | of_ray | webhook)
 
 
 def leaks(texts: Iterator[tuple[str, bytes]]) -> tuple[list[tuple[str, str]], int]:
