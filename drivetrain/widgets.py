@@ -100,7 +100,7 @@ def _how(found: Decision) -> str:
     text = (
         f"{found.n_tested:,} of {found.n_current:,} images{groups} were held against {found.n_reference:,} images of "
         f"the reference; {found.splits:,} splits of the reference against itself show what no drift looks like. "
-        f"An alarm needs p ≤ {found.alpha:g}. A score of 0 is the mean of those splits, 1 is the threshold; scores "
+        f"An alarm needs p ≤ {found.alpha:.2g}. A score of 0 is the mean of those splits, 1 is the threshold; scores "
         f"above {FARTHEST:.0f} are drawn at the edge."
     )
     if found.accepted:
@@ -115,7 +115,7 @@ def self_test_widgets(test: SelfTest | None) -> list[Any]:
         return [text_widget(title=title, text="Not tried on this reference yet: `drivetrain drift selftest` does.")]
     text = (
         f"Tried on this reference. Without a shift it alarmed on {test.false_alarms:,} of {test.trials:,} nights; "
-        f"alpha is {test.alpha:g}. The table shows the smallest share of a night's images that must be shifted for an "
+        f"alpha is {test.alpha:.2g}. The table shows the smallest share of a night's images that must be shifted for an "
         f"alarm in at least 8 of 10 trials."
     )
     sizes = sorted({each.n for each in test.seen})
