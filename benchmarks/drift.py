@@ -201,7 +201,8 @@ def grouped_false_alarms(world: World, given: argparse.Namespace) -> Iterator[li
             half = len(sources) // 2
             reference = frames.take(np.flatnonzero(np.isin(frames.groups, sources[:half])))
             lens = learn(reference, seed)
-            seen = reference.grouped(near_duplicates(lens.whiten(reference)))
+            seen = reference.grouped(near_duplicates(lens.whiten_wide(reference)))
+            lens = learn(seen, seed)
             yardstick = Yardstick(seen, lens, seed)
             plain = Yardstick(reference.grouped(np.arange(len(reference))), lens, seed)
             ours.append([])
@@ -209,7 +210,7 @@ def grouped_false_alarms(world: World, given: argparse.Namespace) -> Iterator[li
             for _ in range(given.nights):
                 some = rng.choice(sources[half:], 200, replace=False)
                 night = frames.take(np.flatnonzero(np.isin(frames.groups, some)))
-                found = night.grouped(near_duplicates(lens.whiten(night)))
+                found = night.grouped(near_duplicates(lens.whiten_wide(night)))
                 ours[-1].append(p_value(yardstick, found) <= ALPHA)
                 blind[-1].append(p_value(plain, night.grouped(np.arange(len(night)))) <= ALPHA)
             say(f"{name}, reference {seed + 1}")

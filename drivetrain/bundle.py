@@ -76,7 +76,7 @@ def open_bundle(store: Store, layout: Layout, reference: Reference, config: Conf
     if len(rows) < 2:
         return None
     plain = scores_of(rows, run.record.vocab)
-    lens = _lens(run, plain, config.seed)
+    lens = _lens(run, rows, plain, config)
     groups, grouped_by = groups_of(rows, _looks(lens, plain), config.group_by)
     scores = plain.grouped(groups)
     found = _read_self_test(run)
@@ -89,14 +89,19 @@ def _reference_rows(run: Run, reference: Reference, seed: int) -> pa.Table:
     return run.rows(SCORE_COLUMNS, most=MOST_ROWS, seed=seed, only=only)
 
 
-def _lens(run: Run, scores: Scores, seed: int) -> Lens:
-    """The lens that lies in the bundle, so that all machines see the same; learnt and put there at first use."""
-    path = run.paths.lens(seed)
+def _lens(run: Run, rows: pa.Table, scores: Scores, config: Config) -> Lens:
+    """The lens that lies in the bundle, so that all machines see the same; learnt and put there at first use.
+
+    It is learnt twice: near-duplicates are found through the first one, and the second one knows how many groups there
+    are to learn from.
+    """
+    path = run.paths.lens(config.seed)
     if run.store.exists(path):
         with np.load(io.BytesIO(run.store.read(path))) as arrays:
             return from_arrays(arrays)
     sink = io.BytesIO()
-    np.savez(sink, **learn(scores, seed).arrays())
+    groups, _ = groups_of(rows, _looks(learn(scores, config.seed), scores), config.group_by)
+    np.savez(sink, **learn(scores.grouped(groups), config.seed).arrays())
     run.store.create(path, sink.getvalue())
     with np.load(io.BytesIO(run.store.read(path))) as arrays:
         return from_arrays(arrays)
@@ -104,7 +109,7 @@ def _lens(run: Run, scores: Scores, seed: int) -> Lens:
 
 def _looks(lens: Lens, scores: Scores) -> Matrix | None:
     """What near-duplicates are told by: embeddings. Outputs are alike for all images that a learner is sure of."""
-    return lens.whiten(scores) if lens.of_embeddings else None
+    return lens.whiten_wide(scores) if lens.of_embeddings else None
 
 
 def groups_of(rows: pa.Table, whitened: Matrix | None, group_by: str | None) -> tuple[Indices, str]:

@@ -115,8 +115,8 @@ def self_test_widgets(test: SelfTest | None) -> list[Any]:
         return [text_widget(title=title, text="Not tried on this reference yet: `drivetrain drift selftest` does.")]
     text = (
         f"Tried on this reference. Without a shift it alarmed on {test.false_alarms:,} of {test.trials:,} nights; "
-        f"alpha is {test.alpha:.2g}. The table shows the smallest share of a night's images that must be shifted for an "
-        f"alarm in at least 8 of 10 trials."
+        f"alpha is {test.alpha:.2g}. The table shows the smallest share of a night's images that must be shifted for "
+        f"an alarm in at least 8 of 10 trials."
     )
     sizes = sorted({each.n for each in test.seen})
     shares = {(each.shift, each.n): each.share for each in test.seen}

@@ -294,7 +294,7 @@ def test_the_effect_goes_from_a_half_to_one() -> None:
 
 def test_near_duplicates_do_not_vote_for_each_others_direction() -> None:
     """With as many axes as this a direction that a copy helped to find would set an image apart without any shift."""
-    reference = some(640, 1, depth=64)
+    reference = some(2560, 1, depth=64)
     lens = learn(reference, 0)
     alone, grouped = [], []
     for seed in range(12):

@@ -51,7 +51,7 @@ def test_a_pattern_that_finds_nothing_at_all_is_a_setting_error_with_an_example(
 def test_copies_with_a_little_noise_are_found_and_nothing_else_is() -> None:
     scores = frames(150, 4, 3)
     lens = learn(scores, 0)
-    found = near_duplicates(lens.whiten(scores))
+    found = near_duplicates(lens.whiten_wide(scores))
     assert np.unique(found, return_counts=True)[1].tolist() == [4] * 150
     # The same source, as the builder of the frames made it: nearest to each other.
     for group in list(together(found))[:20]:
@@ -61,14 +61,14 @@ def test_copies_with_a_little_noise_are_found_and_nothing_else_is() -> None:
 
 def test_independent_images_are_groups_of_their_own() -> None:
     scores = some(1500, 1, depth=32)
-    assert len(np.unique(near_duplicates(learn(scores, 0).whiten(scores)))) == 1500
+    assert len(np.unique(near_duplicates(learn(scores, 0).whiten_wide(scores)))) == 1500
 
 
 @pytest.mark.parametrize("depth", [1, 2, 4, 8, 12])
 def test_few_dimensions_make_no_neighbours_of_independent_images(depth: int) -> None:
     """Nearness alone would tie nearly all images of a small embedding into one group, and every night to unknown."""
     scores = some(2000, 1, depth=depth)
-    white = learn(scores, 0).whiten(scores)
+    white = learn(scores, 0).whiten_wide(scores)
     assert len(np.unique(near_duplicates(white))) > 1850
     copies = near_duplicates(np.concatenate([white, white + 1e-7]))
     np.testing.assert_array_equal(copies[:2000], copies[2000:])

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy.spatial.distance import pdist
 from sklearn.metrics.pairwise import rbf_kernel
-from worlds import CLASSES, DEPTH, changed, some
+from worlds import CLASSES, DEPTH, changed, frames, some
 
 from drivetrain.lens import (
     BINS,
@@ -27,24 +27,33 @@ def crooked(number: int, seed: int) -> np.ndarray:
 
 
 def test_the_whitened_reference_has_unit_variance_along_each_axis_and_no_mean() -> None:
-    reference = changed(some(500, 1), embeddings=crooked(500, 1))
+    reference = changed(some(700, 1), embeddings=crooked(700, 1))
     white = learn(reference, 0).whiten(reference)
     np.testing.assert_allclose(np.cov(white.T), np.eye(DEPTH), atol=1e-8)
     np.testing.assert_allclose(white.mean(axis=0), 0, atol=1e-8)
 
 
 def test_the_first_axis_is_the_one_that_varies_most() -> None:
-    embeddings = some(500, 1).embeddings * np.linspace(1, 9, DEPTH)
-    lens = learn(changed(some(500, 1), embeddings=embeddings), 0)
+    embeddings = some(700, 1).embeddings * np.linspace(1, 9, DEPTH)
+    lens = learn(changed(some(700, 1), embeddings=embeddings), 0)
     assert np.abs(lens.axes[:, 0]).argmax() == DEPTH - 1
     assert (np.diff(lens.variances) <= 0).all()
     assert lens.variances.sum() == pytest.approx(1)
 
 
-@pytest.mark.parametrize(("images", "depth", "axes"), [(500, 16, 16), (60, 16, 6), (5, 16, 1), (1400, 200, COMPONENTS)])
-def test_there_are_ten_images_for_each_axis_and_no_more_axes_than_128(images: int, depth: int, axes: int) -> None:
+@pytest.mark.parametrize(
+    ("images", "depth", "axes"), [(640, 16, 16), (160, 16, 4), (5, 16, 1), (5120, 200, COMPONENTS)]
+)
+def test_there_are_forty_images_for_each_axis_and_no_more_axes_than_128(images: int, depth: int, axes: int) -> None:
     lens = learn(some(images, 1, depth=depth), 0)
     assert lens.axes.shape == (depth, axes)
+
+
+def test_copies_are_no_images_to_learn_an_axis_from() -> None:
+    """128 axes from 1,000 groups alarmed on 6 of 10 nights without a shift."""
+    copies = frames(160, 4, 1)
+    assert learn(copies, 0).axes.shape == (DEPTH, 16)
+    assert learn(copies.grouped(np.arange(640) // 4), 0).axes.shape == (DEPTH, 4)
 
 
 def test_directions_without_variance_are_not_blown_up() -> None:

@@ -67,8 +67,8 @@ def test_shares_that_stay_say_nothing() -> None:
 def test_copies_count_as_one_image_and_a_million_as_5000() -> None:
     assert effective(some(300, 1), 300) == 300
     assert effective(some(300, 1), 10**6) == MAX_REFERENCE
-    copies = frames(60, 5, 1)
-    assert effective(in_groups(learn(copies, 0), copies), 300) == pytest.approx(60)
+    copies = frames(160, 5, 1)
+    assert effective(in_groups(learn(copies, 0), copies), 800) == pytest.approx(160)
 
 
 # --- classes ---

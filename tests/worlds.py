@@ -50,7 +50,7 @@ def frames(sources: int, copies: int, seed: int, noise: float = 0.02, depth: int
 
 def in_groups(lens: Lens, scores: Scores) -> Scores:
     """The same images, near-duplicates as groups."""
-    return scores.grouped(near_duplicates(lens.whiten(scores)))
+    return scores.grouped(near_duplicates(lens.whiten_wide(scores)))
 
 
 def held(
