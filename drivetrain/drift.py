@@ -37,7 +37,7 @@ MIN_SPLITS, MAX_SPLITS = 1000, 50_000
 SPLITS_AT_ONCE = 250
 DECIDING = ("mmd", "bbsd")
 # The reference is one sample, used every night: one that lies off by chance alarms again and again. So its share of
-# the variance counts twice; measured on 20 references in benchmarks/drift.md.
+# the variance counts twice; benchmarks/drift.py measures it.
 REFERENCE_ERROR = 2.0
 # Fewer accepted nights say too little of how nights differ.
 ENOUGH_ACCEPTED = 20

@@ -298,7 +298,7 @@ def test_near_duplicates_do_not_vote_for_each_others_direction() -> None:
     lens = learn(reference, 0)
     alone, grouped = [], []
     for seed in range(12):
-        night = frames(20, 4, seed, depth=64)
+        night = frames(16, 6, seed, depth=64)
         alone.append(effect(lens, reference, night, seed))
         grouped.append(effect(lens, reference, in_groups(lens, night), seed))
     assert np.mean(alone) > 0.75
