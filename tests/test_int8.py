@@ -92,7 +92,7 @@ def test_close_calls_are_float32s_and_clear_ones_are_not(config: Config, run: Ru
     sha256 = run.record.sha256
     stored = read_int8(run.store, run.layout, run.record.model_id, "head")
     exact = open_learner(data, sha256, engine="openvino")
-    alone, careful = (open_learner(data, sha256, engine="int8", int8=changed(stored, close)) for close in (-1.0, 4.0))
+    alone, careful = (open_learner(data, sha256, engine="int8", int8=changed(stored, close)) for close in (-1.0, 6.0))
     items = [exact.prepare(path.read_bytes(), 10**6)[0] for path in sorted(digits.rglob("*.png"))[:200]]
     of_exact, of_alone, of_careful = (
         np.concatenate([each.outputs for each in learner.predict(items)]) for learner in (exact, alone, careful)
