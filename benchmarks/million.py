@@ -25,9 +25,9 @@ from tables import heading, in_own_process, publish, table
 from drivetrain.bundle import look, open_bundle
 from drivetrain.config import Config
 from drivetrain.images import ObjectInfo, batches_of, in_order
+from drivetrain.judge import judge_run
 from drivetrain.layout import Layout
 from drivetrain.manifest import freeze, with_labels
-from drivetrain.nightly import judge_run
 from drivetrain.reference import find_reference, register
 from drivetrain.root import open_root
 from drivetrain.run import Run, RunRecord, run_id_of

@@ -13,12 +13,13 @@ from drivetrain.errors import DrivetrainError
 
 if TYPE_CHECKING:
     from drivetrain.admit import inspect_learner
+    from drivetrain.comparing import compare_runs
     from drivetrain.doctor import check_setup
     from drivetrain.gc import collect_garbage
     from drivetrain.nightly import accept_night, build_and_test_reference, measure_drift, run_night, self_test_drift
     from drivetrain.nights import list_nights
     from drivetrain.reference import build_reference
-    from drivetrain.rescore import compare_runs, rescore_run
+    from drivetrain.rescore import rescore_run
     from drivetrain.score import score_images
 
 # Evidently's telemetry stays off: it looks when it is imported, and our users were not asked.
@@ -50,7 +51,7 @@ _ROOMS = {
     "build_reference": "reference",
     "check_setup": "doctor",
     "collect_garbage": "gc",
-    "compare_runs": "rescore",
+    "compare_runs": "comparing",
     "inspect_learner": "admit",
     "list_nights": "nights",
     "measure_drift": "nightly",

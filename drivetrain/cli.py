@@ -136,11 +136,15 @@ def _terminate(number: int, frame: object) -> None:
     Python swallows what is raised while it runs a destructor or a callback, so this is tried again until it works.
     """
     signal.setitimer(signal.ITIMER_REAL, 1.0)
-    ending = sys.exception()
-    while ending and not isinstance(ending, _Terminated):
-        ending = ending.__context__
-    if not ending:
+    if not _is_ending(sys.exception()):
         raise _Terminated
+
+
+def _is_ending(error: BaseException | None) -> bool:
+    """Whether an exception is our end, or what a library made of it: Ray's C code turns it into a SystemError."""
+    while error and not isinstance(error, _Terminated):
+        error = error.__context__
+    return error is not None
 
 
 def _guarded(work: Callable[[], int]) -> None:
@@ -148,26 +152,39 @@ def _guarded(work: Callable[[], int]) -> None:
     signal.signal(signal.SIGTERM, _terminate)
     signal.signal(signal.SIGALRM, _terminate)
     try:
-        code = work()
-    except DrivetrainError as error:
-        say(f"Error: {error}")
-        if isinstance(error, StoreError):
-            say(GOES_ON)
-        code = error.exit_code
-    except OSError as error:
-        say(f"Error: the store refused ({type(error).__name__}): {error}")
-        if isinstance(error, PermissionError):
-            click.echo("Credentials come from the environment (AWS_ACCESS_KEY_ID and the like) or the node.", err=True)
-        say(GOES_ON)
-        code = 1
-    except KeyboardInterrupt:
-        say(f"Stopped. {GOES_ON}")
-        code = 1
-    except _Terminated:
+        code = _code_of(work)
+    except BaseException as error:
+        # Else the alarm would go off in an interpreter that is going down, and end it without its code.
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        if not _is_ending(error):
+            raise
         say(f"Ended by SIGTERM. {GOES_ON}")
         code = 128 + signal.SIGTERM
     signal.setitimer(signal.ITIMER_REAL, 0)
     sys.exit(code)
+
+
+def _code_of(work: Callable[[], int]) -> int:
+    try:
+        return work()
+    except DrivetrainError as error:
+        if _is_ending(error):
+            raise
+        say(f"Error: {error}")
+        if isinstance(error, StoreError):
+            say(GOES_ON)
+        return error.exit_code
+    except OSError as error:
+        if _is_ending(error):
+            raise
+        say(f"Error: the store refused ({type(error).__name__}): {error}")
+        if isinstance(error, PermissionError):
+            click.echo("Credentials come from the environment (AWS_ACCESS_KEY_ID and the like) or the node.", err=True)
+        say(GOES_ON)
+        return 1
+    except KeyboardInterrupt:
+        say(f"Stopped. {GOES_ON}")
+        return 1
 
 
 _command(

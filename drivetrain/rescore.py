@@ -7,22 +7,17 @@ from typing import Any
 
 from drivetrain import site
 from drivetrain.admit import admit_learner
-from drivetrain.compare import COLUMNS, Comparison, compare
+from drivetrain.comparing import compare_and_publish, said_of
 from drivetrain.config import Config
-from drivetrain.console import busy, say
+from drivetrain.console import say
 from drivetrain.doctor import check_first
 from drivetrain.errors import SettingError
-from drivetrain.layout import Layout
+from drivetrain.judge import judge_run
 from drivetrain.manifest import find_plan
-from drivetrain.nightly import judge_run
 from drivetrain.reference import find_reference
-from drivetrain.review import thumbnails
-from drivetrain.root import open_root, to_json
+from drivetrain.root import open_root
 from drivetrain.run import Run
 from drivetrain.score import begin_run, finish_run, result_of
-from drivetrain.store import Store
-
-SHOWN_FLIPS = 60
 
 
 def rescore_run(config: Config) -> dict[str, Any]:
@@ -48,40 +43,9 @@ def rescore_run(config: Config) -> dict[str, Any]:
     if new.committed():
         say(f"Run {new.record.run_id} is committed already; nothing to score.")
     finish_run(new, config)
-    comparison = _compare(store, layout, old, new)
+    comparison = compare_and_publish(store, layout, old, new)
     result = result_of(new)
     if new.record.kind == "night" and find_reference(store, layout, new):
         result = judge_run(store, layout, new, config)
     site.build(store, layout)
-    return result | _said(layout, comparison)
-
-
-def compare_runs(config: Config, old: str, new: str) -> dict[str, Any]:
-    """Compare two committed runs over the same images. Needs ``root``. Returns the comparison with its page."""
-    store, layout = open_root(config, existing=True)
-    comparison = _compare(store, layout, Run.find(store, layout, old), Run.find(store, layout, new))
-    site.build(store, layout)
-    short = {key: value for key, value in comparison.record().items() if key != "flips"}
-    return short | _said(layout, comparison)
-
-
-def _compare(store: Store, layout: Layout, old: Run, new: Run) -> Comparison:
-    if old.record.vocab != new.record.vocab:
-        say("The two learners have other classes: labels that only one of them knows can't agree.")
-    with busy("Comparing the two runs"):
-        comparison = compare(old.record.run_id, new.record.run_id, old.rows(COLUMNS), new.rows(COLUMNS))
-        folder = layout.comparison(comparison.old, comparison.new)
-        store.replace(f"{folder}/comparison.json", to_json(comparison.record()))
-        shown = comparison.flips[:SHOWN_FLIPS]
-        pictures = thumbnails(store, [flip["uri"] for flip in shown])
-        flips = [flip | {"picture": picture} for flip, picture in zip(shown, pictures, strict=True)]
-        store.replace(f"{folder}/index.html", site.comparison_page(comparison, flips))
-    return comparison
-
-
-def _said(layout: Layout, comparison: Comparison) -> dict[str, Any]:
-    return {
-        "agreement": comparison.agreement,
-        "flips": sum(number for _, _, number in comparison.confusion),
-        "comparison": f"{layout.comparison(comparison.old, comparison.new)}/index.html",
-    }
+    return result | said_of(layout, comparison)

@@ -186,3 +186,26 @@ def test_sigterm_in_a_destructor_ends_the_work_all_the_same() -> None:
     done = subprocess.run([sys.executable, "-c", SWALLOWED], capture_output=True, text=True, timeout=50)
     assert done.stdout == "goes on\n", "it was swallowed"
     assert done.returncode == 143 and "Ended by SIGTERM" in done.stderr
+
+
+CHANGED = """
+import os, signal, time
+from drivetrain.cli import _guarded
+
+def work():
+    try:
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(60)
+    except BaseException as error:
+        raise SystemError("returned a result with an exception set") from error
+    return 0
+
+_guarded(work)
+"""
+
+
+@pytest.mark.slow
+def test_sigterm_that_a_library_makes_something_else_of_is_sigterm() -> None:
+    """Ray's C code did so; the alarm then ended a process that was going down, with the code -14."""
+    done = subprocess.run([sys.executable, "-c", CHANGED], capture_output=True, text=True, timeout=50)
+    assert done.returncode == 143 and "Ended by SIGTERM" in done.stderr and "Traceback" not in done.stderr

@@ -41,3 +41,16 @@ def test_an_installed_wheel_finds_its_dashboards_and_jobs(tmp_path: Path) -> Non
 
 def test_in_a_checkout_they_are_found_beside_the_package() -> None:
     assert shipped("dashboards/evidently.json") == HERE / "dashboards" / "evidently.json"
+
+
+def test_no_mark_of_a_merge_is_left() -> None:
+    """CHANGELOG.md was committed with both sides of a conflict in it."""
+    tracked = subprocess.run(["git", "ls-files", "-z"], cwd=HERE, capture_output=True, text=True, check=True).stdout
+    marked = [
+        name
+        for name in filter(None, tracked.split("\0"))
+        if (HERE / name).suffix in (".md", ".py", ".toml", ".yaml", ".j2", ".json", ".txt") and (HERE / name).exists()
+        for line in (HERE / name).read_text().splitlines()
+        if line.startswith(("<" * 7 + " ", ">" * 7 + " "))
+    ]
+    assert not marked

@@ -1,0 +1,218 @@
+"""Hold a committed run against its reference, judge it, and publish its record: report, review queue, site.
+
+Knows one run. Does not know how it came to be scored.
+"""
+
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from drivetrain import report, site
+from drivetrain.bundle import Bundle, Looked, look, open_bundle
+from drivetrain.config import Config
+from drivetrain.console import busy, say
+from drivetrain.drift import moved
+from drivetrain.findings import Findings
+from drivetrain.layout import Layout, RecordPaths
+from drivetrain.measure import findings_of
+from drivetrain.message import message
+from drivetrain.nights import accepted_values, alpha_of, latest_record, plan_paths, record_number, trend_of
+from drivetrain.notify import post
+from drivetrain.reference import Reference, find_reference
+from drivetrain.review import labelling_csv, review_queue
+from drivetrain.root import from_json, to_json
+from drivetrain.run import Commit, Run
+from drivetrain.score import result_of
+from drivetrain.store import Store, parquet_bytes
+from drivetrain.verdict import Evidence, Verdict, decide
+
+
+@dataclass(frozen=True)
+class Measured:
+    """One run held against its reference, with the rows that the page shows."""
+
+    run: Run
+    commit: Commit
+    reference: Reference | None
+    bundle: Bundle | None
+    looked: Looked
+    findings: Findings | None
+    moved: npt.NDArray[np.float64]
+    verdict: Verdict
+
+
+def judge_run(store: Store, layout: Layout, run: Run, config: Config) -> dict[str, Any]:
+    """Measure, judge and report a committed run, unless the latest record was made from the same inputs."""
+    reference = find_reference(store, layout, run)
+    accepted = accepted_values(store, layout, run.record.source, reference.run_id if reference else None)
+    accepted.pop(run.record.run_id, None)
+    alpha = alpha_of(store, layout, config)
+    inputs = _inputs(run, reference, config, alpha, accepted)
+    done = latest_record(store, layout, run)
+    if done and done[1]["inputs"] == inputs:
+        say(f"Run {run.record.run_id} has been measured with the same settings; nothing to do.")
+        return result_of_record(run, *done)
+    with busy(f"Measuring {run.record.source} {run.record.name}"):
+        measured = measure(store, layout, run, reference, config, alpha, list(accepted.values()))
+    number = record_number(done[0]) + 1 if done else 1
+    record = plan_paths(layout, run).record(run.record.model_id, number)
+    with busy("Writing the report"):
+        _publish(store, layout, record, measured, inputs, config, before=done[1].get("snapshot") if done else None)
+    return result_of_record(run, record, from_json(store, record.verdict) or {})
+
+
+def measure(
+    store: Store, layout: Layout, run: Run, reference: Reference | None, config: Config, alpha: float,
+    accepted: list[float],
+) -> Measured:  # fmt: skip
+    """Hold a committed run against a reference."""
+    commit = run.committed()
+    assert commit is not None
+    bundle = open_bundle(store, layout, reference, config) if reference else None
+    looked = look(run, bundle, config)
+    findings, far = None, np.zeros(len(looked.rows))
+    if bundle and len(looked.drawn) >= 2:
+        far, _ = moved(bundle.lens, bundle.scores, looked.scores, config.seed)
+        findings = findings_of(bundle, looked, far, run.record.vocab, alpha, accepted, config.seed)
+    evidence = Evidence(
+        images=commit.rows,
+        failed=commit.failed,
+        reasons=commit.reasons,
+        reference=reference.run_id if reference else None,
+        held_out=reference.held_out if reference else False,
+        findings=findings,
+        mean_confidence=_mean_confidence(bundle, looked),
+        vocab=run.record.vocab,
+        too_many_failed=commit.too_many_failed,
+    )
+    verdict = decide(evidence, effect_floor=config.effect_floor, min_images=config.min_images)
+    return Measured(run, commit, reference, bundle, looked, findings, far, verdict)
+
+
+def _inputs(
+    run: Run, reference: Reference | None, config: Config, alpha: float, accepted: dict[str, float]
+) -> dict[str, Any]:
+    """All that a verdict depends on."""
+    keys = ("effect_floor", "min_images", "review_size", "seed", "group_by")
+    return {
+        "run_id": run.record.run_id,
+        "reference": reference.run_id if reference else None,
+        "settings": {key: getattr(config, key) for key in keys} | {"alpha": alpha},
+        "accepted": sorted(accepted),
+    }
+
+
+def _mean_confidence(bundle: Bundle | None, looked: Looked) -> tuple[float, float] | None:
+    if bundle is None or not len(looked.rows):
+        return None
+    before, now = bundle.scores.confidence, looked.scores.confidence[looked.drawn]
+    if np.isnan(before).any() or np.isnan(now).any() or not len(now):
+        return None
+    return float(before.mean()), float(now.mean())
+
+
+def _publish(
+    store: Store,
+    layout: Layout,
+    record: RecordPaths,
+    measured: Measured,
+    inputs: dict[str, Any],
+    config: Config,
+    before: str | None,
+) -> None:
+    """Write a record: everything else first, verdict.json last, then the site."""
+    queue = _queue(measured, config)
+    store.replace(record.review, parquet_bytes(queue))
+    store.replace(record.labelling, labelling_csv(queue))
+    store.replace(record.drift, to_json(measured.findings.record() if measured.findings else {}))
+    closed = _about(measured.run) | measured.verdict.record() | {"numbers": _numbers(measured), "inputs": inputs}
+    page = _page(store, layout, measured, queue, record, config)
+    drawn = measured.looked.rows.take(pa.array(measured.looked.drawn))
+    made = report.make(
+        page, drawn, measured.bundle.rows if measured.bundle else None, store, config.evidently_embeddings
+    )
+    store.replace(record.report, made.html)
+    store.replace(record.snapshot, made.json)
+    snapshot = report.publish(made, layout.workspace, store, before)
+    now = datetime.now(UTC).isoformat(timespec="microseconds")
+    store.create(record.verdict, to_json(closed | {"snapshot": snapshot, "made": now, "notes": list(page.notes)}))
+    site.build(store, layout)
+
+
+def _notes(measured: Measured, record: RecordPaths, config: Config) -> tuple[str, ...]:
+    """Tell the chat, before the page is made: a page says when that failed."""
+    webhook = config.the_webhook()
+    if not webhook:
+        return ()
+    told = _about(measured.run) | measured.verdict.record() | {"numbers": _numbers(measured)}
+    note = post(webhook, message(told, record.report))
+    return (note,) if note else ()
+
+
+def _queue(measured: Measured, config: Config) -> pa.Table:
+    looked, lens = measured.looked, measured.bundle.lens if measured.bundle else None
+    return review_queue(
+        looked.rows,
+        measured.moved,
+        config.review_size,
+        measured.run.record.run_id,
+        looked.scores.groups,
+        lens.whiten(looked.scores) if lens and len(looked.rows) else None,
+    )
+
+
+def _about(run: Run) -> dict[str, str]:
+    keys = ("source", "kind", "name", "model_id", "run_id")
+    return {key: getattr(run.record, key) for key in keys}
+
+
+def _page(
+    store: Store, layout: Layout, measured: Measured, queue: pa.Table, record: RecordPaths, config: Config
+) -> report.Page:
+    numbers, run = _numbers(measured), measured.run.record
+    tonight = {"verdict": measured.verdict.verdict, "numbers": numbers, "report": record.report, "night": run.name}
+    return report.Page(
+        **_about(measured.run),
+        verdict=measured.verdict,
+        findings=measured.findings,
+        commit=measured.commit,
+        vocab=run.vocab,
+        queue=queue,
+        held_out=measured.reference.held_out if measured.reference else False,
+        effect_floor=config.effect_floor,
+        trend=trend_of(store, layout, run.source, run.kind, tonight),
+        notes=_notes(measured, record, config),
+    )
+
+
+def _numbers(measured: Measured) -> dict[str, Any]:
+    """What the table of nights shows."""
+    confidence = _mean_confidence(measured.bundle, measured.looked)
+    findings = measured.findings
+    combined = findings.decision.statistic("combined") if findings else None
+    return {
+        "rows": measured.commit.rows,
+        "failed": measured.commit.failed,
+        "p_value": findings.decision.p_value if findings else None,
+        "effect": findings.decision.effect if findings else None,
+        "score": combined.score if combined else None,
+        "accuracy": findings.accuracy.estimate if findings and findings.accuracy else None,
+        "mean_confidence": confidence[1] if confidence else None,
+    }
+
+
+def result_of_record(run: Run, record: RecordPaths, verdict: dict[str, Any]) -> dict[str, Any]:
+    """What a job prints of a run and its closed record."""
+    return result_of(run) | {
+        "verdict": verdict["verdict"],
+        "lever": verdict["lever"],
+        "sentence": verdict["sentence"],
+        "report": record.report,
+        "review": record.review,
+        "labelling": record.labelling,
+        "notes": verdict.get("notes", []),
+    }
