@@ -397,9 +397,9 @@ def main() -> None:
         lines += ["", f"alpha = {ALPHA}; a sender's photos against the others' of the same label.", ""]
         lines += table(heads, list(senders(world, given)))
     text = "\n".join([*lines, ""])
+    print(text, end="", flush=True)
     if given.page:
         Path(__file__).with_name(given.page).write_text(text)
-    print(text, end="")
 
 
 if __name__ == "__main__":

@@ -7,7 +7,7 @@ them for:
 
 mmd    maximum mean discrepancy of the whitened embeddings with random Fourier features
        (Gretton et al. 2012, JMLR 13; Rahimi and Recht 2007, NIPS 20)
-bbsd   distance of the mean softmax, each class scaled to unit variance
+bbsd   distance of the mean softmax, each class scaled by its spread
        (Lipton et al. 2018, arXiv:1802.03916; Rabanser et al. 2019, arXiv:1810.11953)
 
 Each is standardised by its own null, and the larger one is `combined`. Every null comes from splits of the reference

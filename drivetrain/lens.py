@@ -5,7 +5,7 @@ arrays, so that each machine sees through the very same one.
 
 whitened    the reference's principal axes, each scaled to unit variance: at most 128
 mmd         random Fourier features of a Gaussian kernel on the whitened embeddings (Rahimi and Recht 2007, NIPS 20)
-bbsd        the softmax, each column scaled to unit variance (Lipton et al. 2018, arXiv:1802.03916)
+bbsd        the softmax, each column scaled by its spread (Lipton et al. 2018, arXiv:1802.03916)
 regions     clusters of the whitened embeddings
 """
 
@@ -29,6 +29,8 @@ COMPONENTS = 128
 # Axes learnt from fewer groups of images than that for each fit the reference and nothing else: new images of the same
 # world lie further out than its own, and nights alarm falsely (128 axes from 1,000 groups: on 57 of 80 quiet nights).
 GROUPS_PER_AXIS = 40
+# A class that fewer images than that could have shown is not known: one new image of it alarmed on 8 of 100 quiet nights.
+FEW_IMAGES = 2
 REGIONS = 30
 BINS = 20
 PROPERTIES = ("brightness", "contrast", "sharpness", "pixels", "aspect", "compression")
@@ -155,7 +157,6 @@ def learn(reference: Scores, seed: int) -> Lens:
     rng = np.random.default_rng([seed, 2])
     some = whitened[rng.permutation(len(whitened))[:500]]
     width = max(float(np.median(pdist(some))), 1e-6)
-    spread = reference.outputs.std(axis=0)
     known = reference.energy[~np.isnan(reference.energy)]
     clusters = int(np.clip(len(whitened) // IMAGES_PER_REGION, 1, REGIONS))
     return Lens(
@@ -165,8 +166,7 @@ def learn(reference: Scores, seed: int) -> Lens:
         variances=variances,
         weights=(rng.standard_normal((axes.shape[1], FEATURES)) / width).astype(np.float32),
         phases=rng.uniform(0, 2 * np.pi, FEATURES).astype(np.float32),
-        # A class that the reference never hints at must not count without bound.
-        scale=1 / np.maximum(spread, max(0.1 * float(spread.max()), 1e-6)),
+        scale=1 / _spread(reference.outputs, len(np.unique(reference.groups))),
         centres=KMeans(clusters, n_init=1, random_state=seed).fit(whitened).cluster_centers_,
         energy_edges=_edges(known),
         of_embeddings=np.array(of_embeddings),
@@ -176,6 +176,16 @@ def learn(reference: Scores, seed: int) -> Lens:
 def from_arrays(arrays: Mapping[str, Any]) -> Lens:
     """A lens from its arrays. Raises KeyError for one that is missing."""
     return Lens(**{each.name: arrays[each.name] for each in fields(Lens)})
+
+
+def _spread(outputs: Matrix, independent: int) -> Vector:
+    """The standard deviation of each output, as though the reference held a few more images sure of it.
+
+    A class that the reference hardly hints at has next to none, and a single image of it would alarm.
+    """
+    jump = float(np.ptp(outputs))
+    spread: Vector = np.sqrt(outputs.var(axis=0) + FEW_IMAGES * jump**2 / independent)
+    return np.maximum(spread, 1e-6)
 
 
 def _principal_axes(inputs: Matrix) -> tuple[Vector, Matrix, Vector]:

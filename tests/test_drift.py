@@ -361,6 +361,21 @@ def test_constant_columns_and_one_class_are_no_drift() -> None:
     assert found.effect == 0.5
 
 
+def test_one_image_of_a_class_that_the_reference_never_showed_is_no_drift() -> None:
+    """Scaled by next to no spread, one shoe that looks like a T-shirt alarmed on 8 of 100 quiet nights."""
+    rng = np.random.default_rng(3)
+
+    def softmax(n: int) -> Matrix:
+        rare, shoe = rng.uniform(0, 0.01, n), rng.uniform(0.1, 0.9, n)
+        return np.column_stack([rare, shoe * (1 - rare), (1 - shoe) * (1 - rare)])
+
+    reference = plain(rng.standard_normal((300, 4)), softmax(300))
+    night = plain(rng.standard_normal((50, 4)), np.concatenate([softmax(49), [[0.9, 0.05, 0.05]]]))
+    assert held(reference, night).p_value > 0.05
+    many = plain(night.embeddings, np.concatenate([softmax(40), np.tile([0.9, 0.05, 0.05], (10, 1))]))
+    assert held(reference, many).p_value == 1 / 1001, "ten of fifty are"
+
+
 def test_one_constant_column_among_others_hides_no_shift() -> None:
     reference, current = some(1000, 1), some(200, 2, shift=1.0)
     wider = [changed(s, embeddings=np.column_stack([np.full(len(s), 7.0), s.embeddings])) for s in (reference, current)]
