@@ -17,7 +17,7 @@ import click
 import drivetrain
 from drivetrain.config import Config, nearest, parse_storage
 from drivetrain.console import printable, say
-from drivetrain.errors import DrivetrainError, StoreError
+from drivetrain.errors import DrivetrainError, StoreError, Terminated, came_of
 from drivetrain.told import lines_of
 
 GOES_ON = "What is finished is kept; the same command goes on."
@@ -126,25 +126,14 @@ def _told(result: dict[str, Any], config: Config, json_only: bool) -> int:
     return 4 if config.fail_on_drift and result.get("verdict") == "drift" else 0
 
 
-class _Terminated(BaseException):
-    """SIGTERM came: whoever works has time to say so."""
-
-
 def _terminate(number: int, frame: object) -> None:
     """End the work where it stands, unless it is ending already.
 
     Python swallows what is raised while it runs a destructor or a callback, so this is tried again until it works.
     """
     signal.setitimer(signal.ITIMER_REAL, 1.0)
-    if not _is_ending(sys.exception()):
-        raise _Terminated
-
-
-def _is_ending(error: BaseException | None) -> bool:
-    """Whether an exception is our end, or what a library made of it: Ray's C code turns it into a SystemError."""
-    while error and not isinstance(error, _Terminated):
-        error = error.__context__
-    return error is not None
+    if not came_of(sys.exception(), Terminated):
+        raise Terminated
 
 
 def _guarded(work: Callable[[], int]) -> None:
@@ -156,7 +145,7 @@ def _guarded(work: Callable[[], int]) -> None:
     except BaseException as error:
         # Else the alarm would go off in an interpreter that is going down, and end it without its code.
         signal.setitimer(signal.ITIMER_REAL, 0)
-        if not _is_ending(error):
+        if not came_of(error, Terminated):
             raise
         say(f"Ended by SIGTERM. {GOES_ON}")
         code = 128 + signal.SIGTERM
@@ -168,14 +157,14 @@ def _code_of(work: Callable[[], int]) -> int:
     try:
         return work()
     except DrivetrainError as error:
-        if _is_ending(error):
+        if came_of(error, Terminated):
             raise
         say(f"Error: {error}")
         if isinstance(error, StoreError):
             say(GOES_ON)
         return error.exit_code
     except OSError as error:
-        if _is_ending(error):
+        if came_of(error, Terminated):
             raise
         say(f"Error: the store refused ({type(error).__name__}): {error}")
         if isinstance(error, PermissionError):

@@ -63,3 +63,14 @@ REASONS = {
     "damaged": "the bytes that came are not those of the object, again and again",
     "unreachable": "the store did not hand out the object",
 }
+
+
+class Terminated(BaseException):
+    """SIGTERM came: whoever works has time to say so."""
+
+
+def came_of(error: BaseException | None, *kinds: type[BaseException]) -> bool:
+    """Whether an exception is one of some kinds, or what a library made of one: Ray makes SystemErrors."""
+    while error and not isinstance(error, kinds):
+        error = error.__context__
+    return error is not None

@@ -15,7 +15,7 @@ from threading import Event, Thread
 from typing import Any
 
 from drivetrain.console import say
-from drivetrain.errors import DrivetrainError, SettingError, StoreError
+from drivetrain.errors import DrivetrainError, SettingError, StoreError, Terminated, came_of
 from drivetrain.layout import Layout
 from drivetrain.root import from_json
 from drivetrain.run import Run, RunRecord
@@ -69,7 +69,10 @@ def beating(run: Run, done: int) -> Iterator[Heartbeat]:
         heart.end("failed", str(error).splitlines()[0])
         raise
     except Exception as error:
-        heart.end("failed", type(error).__name__)
+        if came_of(error, Terminated, KeyboardInterrupt, SystemExit):
+            heart.end("stopped")
+        else:
+            heart.end("failed", type(error).__name__)
         raise
     except BaseException:
         heart.end("stopped")

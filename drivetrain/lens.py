@@ -29,7 +29,7 @@ COMPONENTS = 128
 # Axes learnt from fewer groups of images than that for each fit the reference and nothing else: new images of the same
 # world lie further out than its own, and nights alarm falsely (128 axes from 1,000 groups: on 57 of 80 quiet nights).
 GROUPS_PER_AXIS = 40
-# A class that fewer images than that could have shown is not known: one new image of it alarmed on 8 of 100 quiet nights.
+# A class that so few images could have shown is not known: a single one of it alarmed on 8 of 100 quiet nights.
 FEW_IMAGES = 2
 REGIONS = 30
 BINS = 20

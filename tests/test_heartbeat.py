@@ -14,7 +14,7 @@ from commands import command, parts, status, whole
 from servers import poll
 
 from drivetrain import heartbeat
-from drivetrain.errors import RunError
+from drivetrain.errors import RunError, Terminated
 from drivetrain.heartbeat import alive, beating
 from drivetrain.layout import Layout
 from drivetrain.run import Run
@@ -33,6 +33,12 @@ def status_of(run: Run) -> dict[str, Any]:
     return status
 
 
+def made_of(error: BaseException) -> SystemError:
+    other = SystemError("returned a result with an exception set")
+    other.__context__ = error
+    return other
+
+
 @pytest.mark.parametrize(
     ("error", "state", "why"),
     [
@@ -41,6 +47,9 @@ def status_of(run: Run) -> dict[str, Any]:
         (ValueError("a value that nobody should see"), "failed", "ValueError"),
         (KeyboardInterrupt(), "stopped", ""),
         (SystemExit(15), "stopped", ""),
+        # What Ray's C code makes of SIGTERM: the run was told to have failed.
+        (made_of(Terminated()), "stopped", ""),
+        (made_of(ValueError()), "failed", "SystemError"),
     ],
 )
 def test_the_last_beat_says_how_it_ended(error: BaseException | None, state: str, why: str, tmp_path: Path) -> None:
