@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: demo test thorough quick check format clean
+.PHONY: demo test thorough sweep-even sweep-odd quick check format clean
 .DEFAULT_GOAL := demo
 
 ## Show two nights end to end on real digits (under 3 minutes after the installation). In a bucket:
@@ -20,7 +20,13 @@ test: $(VENV)/.dev
 ## What takes minutes: kills, bombs, and all cases of which `make test` takes a share.
 thorough: $(VENV)/.dev
 	$(BIN)/python -m pytest -s -m thorough
-	DRIVETRAIN_ALL_CASES=1 $(BIN)/python -m pytest -s tests/test_sweep.py
+	$(MAKE) --jobs 2 sweep-even sweep-odd
+
+sweep-%: export DRIVETRAIN_ALL_CASES = 1
+sweep-even: $(VENV)/.dev
+	$(BIN)/python -m pytest -s tests/test_sweep.py -k "even or two_commands"
+sweep-odd: $(VENV)/.dev
+	$(BIN)/python -m pytest -s tests/test_sweep.py -k "odd or gc"
 
 ## The tests that start no server, browser or cluster.
 quick: $(VENV)/.dev
