@@ -141,39 +141,35 @@ def _guarded(work: Callable[[], int]) -> None:
     signal.signal(signal.SIGTERM, _terminate)
     signal.signal(signal.SIGALRM, _terminate)
     try:
-        code = _code_of(work)
+        code = work()
     except BaseException as error:
+        code = _code_of(error)
+    finally:
         # Else the alarm would go off in an interpreter that is going down, and end it without its code.
         signal.setitimer(signal.ITIMER_REAL, 0)
-        if not came_of(error, Terminated):
-            raise
-        say(f"Ended by SIGTERM. {GOES_ON}")
-        code = 128 + signal.SIGTERM
-    signal.setitimer(signal.ITIMER_REAL, 0)
     sys.exit(code)
 
 
-def _code_of(work: Callable[[], int]) -> int:
-    try:
-        return work()
-    except DrivetrainError as error:
-        if came_of(error, Terminated):
-            raise
+def _code_of(error: BaseException) -> int:
+    """Say in plain words what ended a command; returns its exit code. Raises an error that has no such words."""
+    if came_of(error, Terminated):
+        say(f"Ended by SIGTERM. {GOES_ON}")
+        return 128 + signal.SIGTERM
+    if came_of(error, KeyboardInterrupt):
+        say(f"Stopped. {GOES_ON}")
+        return 1
+    if isinstance(error, DrivetrainError):
         say(f"Error: {error}")
         if isinstance(error, StoreError):
             say(GOES_ON)
         return error.exit_code
-    except OSError as error:
-        if came_of(error, Terminated):
-            raise
+    if isinstance(error, OSError):
         say(f"Error: the store refused ({type(error).__name__}): {error}")
         if isinstance(error, PermissionError):
             click.echo("Credentials come from the environment (AWS_ACCESS_KEY_ID and the like) or the node.", err=True)
         say(GOES_ON)
         return 1
-    except KeyboardInterrupt:
-        say(f"Stopped. {GOES_ON}")
-        return 1
+    raise error
 
 
 _command(

@@ -65,17 +65,13 @@ def beating(run: Run, done: int) -> Iterator[Heartbeat]:
     heart.start()
     try:
         yield heart
-    except DrivetrainError as error:
-        heart.end("failed", str(error).splitlines()[0])
-        raise
-    except Exception as error:
-        if came_of(error, Terminated, KeyboardInterrupt, SystemExit):
+    except BaseException as error:
+        if not isinstance(error, Exception) or came_of(error, Terminated, KeyboardInterrupt, SystemExit):
             heart.end("stopped")
         else:
-            heart.end("failed", type(error).__name__)
-        raise
-    except BaseException:
-        heart.end("stopped")
+            heart.end(
+                "failed", str(error).splitlines()[0] if isinstance(error, DrivetrainError) else type(error).__name__
+            )
         raise
     heart.end("committed")
 

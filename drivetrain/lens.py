@@ -29,7 +29,8 @@ COMPONENTS = 128
 # Axes learnt from fewer groups of images than that for each fit the reference and nothing else: new images of the same
 # world lie further out than its own, and nights alarm falsely (128 axes from 1,000 groups: on 57 of 80 quiet nights).
 GROUPS_PER_AXIS = 40
-# A class that so few images could have shown is not known: a single one of it alarmed on 8 of 100 quiet nights.
+# How often a class that the reference hardly shows is met is not known: without these, a single image of one alarmed on
+# 8 of 100 quiet nights within one label of the clothing photos.
 FEW_IMAGES = 2
 REGIONS = 30
 BINS = 20
@@ -179,11 +180,13 @@ def from_arrays(arrays: Mapping[str, Any]) -> Lens:
 
 
 def _spread(outputs: Matrix, independent: int) -> Vector:
-    """The standard deviation of each output, as though the reference held a few more images sure of it.
+    """The standard deviation of each output, as though a few images more were as far from the others as any can be.
 
-    A class that the reference hardly hints at has next to none, and a single image of it would alarm.
+    ``independent``: how many groups of images the reference has.
     """
-    jump = float(np.ptp(outputs))
+    are_shares = outputs.min() >= 0 and outputs.max() <= 1
+    # A regression's values have each a scale of their own, and no bounds.
+    jump = 1.0 if are_shares else np.ptp(outputs, axis=0)
     spread: Vector = np.sqrt(outputs.var(axis=0) + FEW_IMAGES * jump**2 / independent)
     return np.maximum(spread, 1e-6)
 

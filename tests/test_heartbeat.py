@@ -4,6 +4,7 @@ import json
 import signal
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from commands import command, parts, status, whole
 from servers import poll
 
 from drivetrain import heartbeat
-from drivetrain.errors import RunError, Terminated
+from drivetrain.errors import RunError, StoreError, Terminated
 from drivetrain.heartbeat import alive, beating
 from drivetrain.layout import Layout
 from drivetrain.run import Run
@@ -33,8 +34,8 @@ def status_of(run: Run) -> dict[str, Any]:
     return status
 
 
-def made_of(error: BaseException) -> SystemError:
-    other = SystemError("returned a result with an exception set")
+def made_of(error: BaseException, kind: type[Exception] = SystemError) -> Exception:
+    other = kind("returned a result with an exception set")
     other.__context__ = error
     return other
 
@@ -49,6 +50,7 @@ def made_of(error: BaseException) -> SystemError:
         (SystemExit(15), "stopped", ""),
         # What Ray's C code makes of SIGTERM: the run was told to have failed.
         (made_of(Terminated()), "stopped", ""),
+        (made_of(Terminated(), StoreError), "stopped", ""),
         (made_of(ValueError()), "failed", "SystemError"),
     ],
 )
@@ -198,12 +200,12 @@ def test_sigterm_in_a_destructor_ends_the_work_all_the_same() -> None:
 
 
 CHANGED = """
-import os, signal, time
+import os, signal, sys, time
 from drivetrain.cli import _guarded
 
 def work():
     try:
-        os.kill(os.getpid(), signal.SIGTERM)
+        os.kill(os.getpid(), int(sys.argv[1]))
         time.sleep(60)
     except BaseException as error:
         raise SystemError("returned a result with an exception set") from error
@@ -214,7 +216,15 @@ _guarded(work)
 
 
 @pytest.mark.slow
-def test_sigterm_that_a_library_makes_something_else_of_is_sigterm() -> None:
+@pytest.mark.parametrize(
+    ("number", "code", "said"), [(signal.SIGTERM, 143, "Ended by SIGTERM"), (signal.SIGINT, 1, "Stopped.")]
+)
+def test_a_signal_that_a_library_makes_something_else_of_is_still_told(
+    number: signal.Signals, code: int, said: str
+) -> None:
     """Ray's C code did so; the alarm then ended a process that was going down, with the code -14."""
-    done = subprocess.run([sys.executable, "-c", CHANGED], capture_output=True, text=True, timeout=50)
-    assert done.returncode == 143 and "Ended by SIGTERM" in done.stderr and "Traceback" not in done.stderr
+    # A shell's background job ignores SIGINT, and so would what it starts.
+    as_usual = partial(signal.signal, signal.SIGINT, signal.default_int_handler)
+    command = [sys.executable, "-c", CHANGED, str(int(number))]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=50, preexec_fn=as_usual)
+    assert done.returncode == code and said in done.stderr and "Traceback" not in done.stderr

@@ -110,9 +110,16 @@ def test_mmd_is_near_the_exact_one_of_the_gaussian_kernel() -> None:
 def test_the_features_of_the_softmax_have_nearly_unit_variance() -> None:
     reference = some(400, 1)
     block = learn(reference, 0).blocks(reference)["bbsd"]
-    # As though two images more were as far from the others as any two are.
-    more = 2 / 400 * np.ptp(reference.outputs) ** 2 / reference.outputs.var(axis=0)
+    # As though two images more were sure of another class.
+    more = 2 / 400 / reference.outputs.var(axis=0)
     np.testing.assert_allclose(block.std(axis=0), 1 / np.sqrt(1 + more), rtol=1e-4)
+
+
+def test_a_value_of_large_scale_drowns_none_of_small_scale() -> None:
+    values = np.random.default_rng(0).standard_normal((400, 2)) * [1000, 1]
+    regression = changed(some(400, 1), outputs=values, labels=np.zeros(0, np.int64))
+    block = learn(regression, 0).blocks(regression)["bbsd"]
+    assert (block.std(axis=0) > 0.8).all()
 
 
 def test_every_statistic_has_its_features() -> None:
