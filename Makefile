@@ -8,7 +8,7 @@ PIP := $(BIN)/pip install --quiet --disable-pip-version-check --constraint const
 .PHONY: demo test thorough sweep-even sweep-odd quick check format clean
 .DEFAULT_GOAL := demo
 
-## Show two nights end to end on real digits (under 3 minutes after the installation). In a bucket:
+## Show two nights end to end on real digits (about 5 minutes on 2 cores, after the installation). In a bucket:
 ## make demo ROOT=s3://bucket/prefix STORAGE=s3.endpoint_url=http://127.0.0.1:8333
 demo: $(VENV)/.demo
 	$(BIN)/drivetrain demo --root $(ROOT) $(if $(STORAGE),--storage $(STORAGE))
