@@ -15,6 +15,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -195,13 +196,16 @@ class Job:
         The log goes to stderr; its last line, if it is the job's result, to stdout. Raises RunError when the cluster
         has been silent for ``patience`` seconds, no longer knows the job, or Ctrl-C was pressed: the job goes on.
         """
-        log = _Log()
-        try:
-            status, code, message = self._followed(log, patience)
-        except KeyboardInterrupt:
-            raise RunError(f"The job {self.id} goes on.\n{self.hint()}") from None
-        except AuthenticationError:
-            raise RunError(f"The cluster no longer takes our token. The job {self.id} may go on.") from None
+        log, followed = _Log(), None
+        with suppress(KeyboardInterrupt):
+            try:
+                followed = self._followed(log, patience)
+            except AuthenticationError:
+                raise RunError(f"The cluster no longer takes our token. The job {self.id} may go on.") from None
+        if followed is None:
+            # Not raised inside the handler: an error that came of Ctrl-C is told as "Stopped", and the job is not.
+            raise RunError(f"The job {self.id} goes on.\n{self.hint()}")
+        status, code, message = followed
         log.end()
         if status == JobStatus.STOPPED:
             say(f"The job {self.id} was stopped. What is finished is kept; the same command goes on.")
