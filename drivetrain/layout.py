@@ -27,6 +27,11 @@ replaceable    derived from what was created once; may be written again at any t
       …/<name>/<model_id>/NNNN/{drift.json, review.parquet, review.csv}     replaceable    till the record closes
       …/<name>/<model_id>/NNNN/{report.html, evidently.json}  replaceable    till the record closes
     <root>/sources/<source>/accepted/<reference>/<run_id>.json              created once   a night accepted as usual
+    <root>/sources/<source>/aliases/{champion,challenger}/NNNN.json         created once   who is it; the highest counts
+    <root>/sources/<source>/labels/<sha256>.parquet           created once   labels of people, one import a file
+    <root>/sources/<source>/alerts/NNNN.json                  created once   what a chat was told
+    <root>/sources/<source>/table/                            Delta's own    the current scores, each image once
+    <root>/behaviour/<model_id>/<digest>/{behaviour.json, index.html}       replaceable    behaviour tests of a learner
     <root>/comparisons/<run>--<run>/{comparison.json, index.html}                           replaceable
     <root>/workspace/                                         replaceable    Evidently's
     <root>/site/{index.html, metrics.prom}                    replaceable    all nights; the newest, for Prometheus
@@ -241,6 +246,30 @@ class Layout:
     def plan(self, source: str, kind: str, name: str) -> PlanPaths:
         """A plan's folder. ``kind`` is ``night`` or ``plan``."""
         return PlanPaths(f"{self.sources}/{source}/{kind}s/{name}")
+
+    def aliases(self, source: str, alias: str) -> str:
+        """The folder of a source's numbered records of an alias, champion or challenger."""
+        return f"{self.sources}/{source}/aliases/{alias}"
+
+    def alias(self, source: str, alias: str, number: int) -> str:
+        """One numbered record of an alias."""
+        return f"{self.aliases(source, alias)}/{number:04d}.json"
+
+    def labels(self, source: str) -> str:
+        """The folder of the labels that people gave a source's images."""
+        return f"{self.sources}/{source}/labels"
+
+    def alerts(self, source: str) -> str:
+        """The folder of the numbered records of what a chat was told."""
+        return f"{self.sources}/{source}/alerts"
+
+    def table(self, source: str) -> str:
+        """The source's Delta table of current scores."""
+        return f"{self.sources}/{source}/table"
+
+    def behaviour(self, model_id: str, digest: str) -> str:
+        """The folder of a learner's behaviour tests on some images."""
+        return f"{self.root}/behaviour/{model_id}/{digest}"
 
     def comparison(self, old: str, new: str) -> str:
         """The folder of the comparison of two runs."""

@@ -1,0 +1,39 @@
+"""The runs of a plan, and which of them counts: the champion's, else the newest.
+
+Knows plans, runs and the champion. Does not know what rows say.
+"""
+
+from collections.abc import Iterable
+
+from drivetrain.aliases import current
+from drivetrain.layout import Layout
+from drivetrain.run import Run
+from drivetrain.store import Store
+
+
+def committed_runs(
+    store: Store, layout: Layout, source: str, kind: str, name: str, among: Iterable[str] | None = None
+) -> list[Run]:
+    """The committed runs of a plan, oldest first; of a run whose failed images were scored again only the newest.
+
+    ``among``: the names of all runs, for callers that ask for many plans.
+    """
+    names = store.names(layout.runs) if among is None else among
+    runs = []
+    for run_id in names:
+        if run_id.startswith(f"{source}-{name}-"):
+            run = Run.find(store, layout, run_id)
+            record = run.record
+            if (record.source, record.kind, record.name) == (source, kind, name) and not record.retry_of:
+                runs.append(run.newest())
+    return sorted((run for run in runs if run.committed()), key=lambda run: (run.record.created, run.record.run_id))
+
+
+def counting_run(
+    store: Store, layout: Layout, source: str, kind: str, name: str, among: Iterable[str] | None = None
+) -> Run | None:
+    """The run of a plan that readers should take: the champion's newest, else the newest of any learner."""
+    runs = committed_runs(store, layout, source, kind, name, among)
+    champion = current(store, layout, source, "champion")
+    preferred = [run for run in runs if champion and run.record.model_id == champion.model_id]
+    return (preferred or runs or [None])[-1]
