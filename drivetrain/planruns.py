@@ -36,4 +36,5 @@ def counting_run(
     runs = committed_runs(store, layout, source, kind, name, among)
     champion = current(store, layout, source, "champion")
     preferred = [run for run in runs if champion and run.record.model_id == champion.model_id]
-    return (preferred or runs or [None])[-1]
+    found = preferred or runs
+    return found[-1] if found else None
