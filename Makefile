@@ -1,6 +1,8 @@
 # Each command does its set-up: `make demo`, `make test`, `make thorough`. They need Python 3.11 and make.
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 ROOT ?= demo
+# Two files of tests at a time, each on one core.
+TWO := --numprocesses 2 --dist loadfile
 VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt
@@ -15,11 +17,11 @@ demo: $(VENV)/.demo
 
 ## The tests, with every server they need.
 test: $(VENV)/.dev
-	$(BIN)/python -m pytest -m "not thorough"
+	$(BIN)/python -m pytest $(TWO) -m "not thorough"
 
 ## What takes minutes: kills, bombs, and all cases of which `make test` takes a share.
 thorough: $(VENV)/.dev
-	$(BIN)/python -m pytest -s -m thorough
+	$(BIN)/python -m pytest $(TWO) -m thorough
 	$(MAKE) --jobs 2 sweep-even sweep-odd
 
 sweep-%: export DRIVETRAIN_ALL_CASES = 1
@@ -30,7 +32,7 @@ sweep-odd: $(VENV)/.dev
 
 ## The tests that start no server, browser or cluster.
 quick: $(VENV)/.dev
-	$(BIN)/python -m pytest -m "not slow and not thorough"
+	$(BIN)/python -m pytest $(TWO) -m "not slow and not thorough"
 
 ## Lint, format, types, floors.
 check: $(VENV)/.dev

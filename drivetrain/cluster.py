@@ -39,7 +39,8 @@ def connected(address: str | None, actors: int | None) -> Iterator[None]:
         yield
         return
     own = address is None and not os.environ.get("RAY_ADDRESS")
-    extra: dict[str, Any] = {"include_dashboard": False} if own else {"address": address or "auto"}
+    # Without an address Ray would join whatever cluster another program started on this machine last.
+    extra: dict[str, Any] = {"address": "local", "include_dashboard": False} if own else {"address": address or "auto"}
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     where = address or os.environ.get("RAY_ADDRESS") or "this machine"
     on_sigterm = signal.getsignal(signal.SIGTERM)

@@ -15,6 +15,9 @@ SECRET_KEY = "not-a-secret"
 # What a developer's own environment may hold, and what would send the tests to another store or another account.
 FOREIGN = ("AWS_PROFILE", "AWS_SESSION_TOKEN", "AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3", "AWS_REGION")
 
+# More lines on stdout than that are no test's figures, but some library's talk.
+MOST_LINES = 8
+
 
 @pytest.fixture(scope="session")
 def aws_environment() -> Iterator[None]:
@@ -50,3 +53,18 @@ def ray_cluster(aws_environment: None) -> Iterator[RayCluster]:
     """A real Ray head of 2 CPUs with token authentication; its workers see the keys of the S3 server."""
     with ray_head(cpus=2) as cluster:
         yield cluster
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Show the figures that tests print, which is all that they print, whatever process they ran in."""
+    said = [
+        (report.nodeid, report.capstdout.strip())
+        for report in terminalreporter.getreports("passed")
+        if report.when == "call" and report.capstdout.strip()
+    ]
+    figures = [(test, text) for test, text in said if len(text.splitlines()) <= MOST_LINES]
+    if figures:
+        terminalreporter.section("figures")
+    for test, text in figures:
+        terminalreporter.write_line(test)
+        terminalreporter.write_line("    " + text.replace("\n", "\n    "))

@@ -7,7 +7,6 @@ import json
 import os
 import signal
 from collections.abc import Iterator
-from contextlib import suppress
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -18,7 +17,7 @@ import pandas as pd
 import pytest
 from commands import Command, command, parts, whole
 from faulty import faulty_proxy
-from ray.cluster_utils import Cluster
+from nodes import Nodes, actors
 from servers import S3Server, poll
 
 from drivetrain.store import Store
@@ -72,40 +71,6 @@ def test_resuming_repeats_only_the_shards_in_flight(
 # --- kills ---
 
 
-class Nodes:
-    """Raylets of one CPU each, beside a head that works on nothing."""
-
-    def __init__(self, raylets: int) -> None:
-        self._cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False})
-        self._nodes: list[Any] = []
-        for _ in range(raylets):
-            self.add_one()
-
-    @property
-    def address(self) -> str:
-        return str(self._cluster.address)
-
-    def add_one(self) -> None:
-        self._nodes.append(self._cluster.add_node(num_cpus=1))
-
-    def lose_one(self, drawn: Random) -> None:
-        """Lose a node as a spot machine is lost."""
-        self._cluster.remove_node(self._nodes.pop(drawn.randrange(len(self._nodes))), allow_graceful=False)
-
-    def end(self) -> None:
-        self._cluster.shutdown()
-
-
-def actors() -> list[int]:
-    """The processes that score: Ray names them after the actor's class."""
-    found = []
-    for folder in Path("/proc").glob("[0-9]*"):
-        with suppress(OSError):
-            if (folder / "cmdline").read_bytes().startswith(b"ray::_Actor"):
-                found.append(int(folder.name))
-    return sorted(found)
-
-
 @pytest.fixture(scope="module")
 def nodes() -> Iterator[Nodes]:
     made = Nodes(3)
@@ -155,7 +120,7 @@ def harm(made: Command, root: Path, nodes: Nodes, drawn: Random, killed: dict[st
             os.kill(drawn.choice(actors()), signal.SIGKILL)
         else:
             nodes.lose_one(drawn)
-            nodes.add_one()
+            nodes.add()
         killed[what] += 1
 
 
@@ -186,9 +151,9 @@ def test_images_a_second_follow_the_nodes(digits_export: learners.Exported, phot
         with command(tmp_path / "log", *about, "--ray-address", nodes.address) as made:
             made.start()
             poll(lambda: "Waiting for a node: an actor needs 1 CPU" in made.said(), "what it waits for", 120)
-            nodes.add_one()
+            nodes.add()
             poll(lambda: len(parts(root)) >= 12, "work on one node", 240)
-            nodes.add_one()
+            nodes.add()
             poll(lambda: len(parts(root)) >= 38, "work on two nodes", 240)
             nodes.lose_one(Random(0))
             poll(lambda: made.code() is not None, "the end", 240)

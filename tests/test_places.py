@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 import ray
-from ray.cluster_utils import Cluster
+from nodes import Nodes
 from servers import poll
 
 from drivetrain import cluster, pool
@@ -61,42 +61,10 @@ class Work:
         assert not self._thread.is_alive(), "it hangs"
 
 
-class Nodes:
-    """A head that works on nothing, and raylets that come and go."""
-
-    def __init__(self) -> None:
-        # Ray takes 15 s to miss a raylet; these tests lose many.
-        sooner = {"health_check_initial_delay_ms": 500, "health_check_period_ms": 500}
-        self._cluster = Cluster(
-            initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False, "_system_config": sooner}
-        )
-        self._nodes: dict[str, Any] = {}
-
-    @property
-    def address(self) -> str:
-        return str(self._cluster.address)
-
-    def add(self, cpus: int = 1, gpus: int = 0) -> str:
-        node = self._cluster.add_node(num_cpus=cpus, num_gpus=gpus)
-        self._nodes[node.node_id] = node
-        return str(node.node_id)
-
-    def lose(self, name: str, *, told: bool = False) -> None:
-        """Lose a node as a spot machine is lost: without a word, or told to go."""
-        self._cluster.remove_node(self._nodes.pop(name), allow_graceful=told)
-
-    def lose_all(self) -> None:
-        for name in list(self._nodes):
-            self.lose(name)
-        poll(lambda: not ray.cluster_resources().get("CPU"), "Ray misses the nodes", 60)
-
-    def end(self) -> None:
-        self._cluster.shutdown()
-
-
 @pytest.fixture(scope="module")
 def head() -> Iterator[Nodes]:
-    made = Nodes()
+    # Ray takes 15 s to miss a raylet; these tests lose many.
+    made = Nodes(_system_config={"health_check_initial_delay_ms": 500, "health_check_period_ms": 500})
     try:
         with pytest.MonkeyPatch.context() as patch:
             # Actors import this very file.
@@ -111,6 +79,7 @@ def head() -> Iterator[Nodes]:
 def nodes(head: Nodes) -> Iterator[Nodes]:
     yield head
     head.lose_all()
+    poll(lambda: not ray.cluster_resources().get("CPU"), "Ray misses the nodes", 60)
 
 
 class Said:
