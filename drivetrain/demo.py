@@ -75,7 +75,7 @@ def show(root: str, options: Options) -> None:
         step(1, "Train a learner on MNIST digits, as any fastai user would, and export it")
         write(work / "train", train)
         learn, labels = train_learner(work / "train", None)
-        config = write_config(store, base, "first", learn, labels, options)
+        config, _ = write_config(store, base, "first", learn, labels, options)
         step(2, "Score the training set: its held-out images are what nights are compared with")
         reference = run("reference", build_and_test_reference, config, images=f"{base}/bucket/train")
         step(3, f"Night {nights[0]}: other MNIST digits")
@@ -86,7 +86,7 @@ def show(root: str, options: Options) -> None:
         step(5, f"Label {LABELLED} images of that night, retrain with them, export")
         write(work / "train", labelled)
         learn, labels = train_learner(work / "train", learn)
-        retrained = write_config(store, base, "second", learn, labels, options)
+        retrained, _ = write_config(store, base, "second", learn, labels, options)
         step(6, "Rescore that night under the new learner, and compare the two")
         again = run("rescore", rescore_run, retrained, run=two["run_id"])
     unseen = scanner.part(LABELLED, len(scanner.names)).truth()
@@ -99,21 +99,36 @@ def show(root: str, options: Options) -> None:
     say_summary(rows, len(unseen), f"{base}/drivetrain/site/index.html", time.monotonic() - started)
 
 
-def write_config(store: Store, base: str, name: str, learn: Any, labels: str, options: Options) -> Path:
-    """Export a learner and its labels into the bucket, and write the config that its owner would."""
+def write_config(
+    store: Store,
+    base: str,
+    name: str,
+    learn: Any,
+    labels: str,
+    options: Options,
+    *,
+    source: str = "digits",
+    images: str | None = None,
+    trust: Sequence[str] = (),
+) -> tuple[Path, str]:
+    """Export a learner and its labels into the bucket, and write the config that its owner would.
+
+    ``trust``: hashes of learners vouched for before. Returns the config file and the export's hash.
+    """
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "export.pkl"
         learn.export(path)
         data = path.read_bytes()
     store.replace(f"{base}/bucket/models/{name}.pkl", data)
     store.replace(f"{base}/bucket/models/{name}.csv", labels.encode())
+    vouched = sha256(data).hexdigest()
     keys = {
         "root": f"{base}/drivetrain",
-        "source": "digits",
-        "images": f"{base}/bucket/incoming/{{night:%Y/%m/%d}}",
+        "source": source,
+        "images": images or f"{base}/bucket/incoming/{{night:%Y/%m/%d}}",
         "learner": f"{base}/bucket/models/{name}.pkl",
         "labels": f"{base}/bucket/models/{name}.csv",
-        "trust": [sha256(data).hexdigest()],
+        "trust": list(dict.fromkeys([*trust, vouched])),
     }
     lines = [f"{key} = {json.dumps(value)}" for key, value in keys.items()]
     for protocol, settings in options.items():
@@ -122,7 +137,7 @@ def write_config(store: Store, base: str, name: str, learn: Any, labels: str, op
     beside.mkdir(parents=True, exist_ok=True)
     config = beside / f"{name}.toml"
     config.write_text("\n".join(lines) + "\n")
-    return config
+    return config, vouched
 
 
 def run(command: str, story: Callable[[Config], dict[str, Any]], file: Path, **flags: Any) -> dict[str, Any]:
@@ -210,18 +225,27 @@ def train_learner(folder: Path, before: Any) -> tuple[Any, str]:
     learn = vision_learner(dls, resnet18, pretrained=False, metrics=accuracy)
     if before is not None:
         learn.model.load_state_dict(before.model.state_dict())
-    epochs, rate = (3, 1e-2) if before is None else (2, 3e-3)
+    fit(learn, *((3, 1e-2) if before is None else (2, 3e-3)))
+    return learn, labels_of(dls)
+
+
+def fit(learn: Any, epochs: int, rate: float) -> None:
+    """Train, with fastai's own progress on a terminal and a line anywhere else."""
     if sys.stderr.isatty():
         learn.fit_one_cycle(epochs, rate)
-    else:
-        with learn.no_bar(), learn.no_logging():
-            say(f"Training on {len(dls.train_ds):,} images, {epochs} epochs")
-            learn.fit_one_cycle(epochs, rate)
+        return
+    with learn.no_bar(), learn.no_logging():
+        say(f"Training on {len(learn.dls.train_ds):,} images, {epochs} epochs")
+        learn.fit_one_cycle(epochs, rate)
+
+
+def labels_of(dls: Any) -> str:
+    """The labels file of images in folders: fname, label, is_valid."""
     frames = [
         pd.DataFrame({"fname": ds.items, "label": [dls.vocab[y] for y in ds.tls[1]], "is_valid": ds is dls.valid_ds})
         for ds in (dls.train_ds, dls.valid_ds)
     ]
-    return learn, pd.concat(frames).to_csv(index=False)
+    return str(pd.concat(frames).to_csv(index=False))
 
 
 def accuracy(store: Store, result: Mapping[str, Any], truth: Mapping[str, str]) -> float:
