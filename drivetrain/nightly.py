@@ -81,10 +81,8 @@ def catch_up(config: Config) -> dict[str, Any]:
         for night in wanted:
             say(f"Night {night}, {len(done) + 1} of {len(wanted)}.")
             try:
-                done.append(
-                    {"night": night} | _one_night(config.model_copy(update={"night": date.fromisoformat(night)}))
-                )
-            except (DrivetrainError, OSError) as error:
+                result = _one_night(config.model_copy(update={"night": date.fromisoformat(night)}))
+            except (DrivetrainError, OSError):
                 say(
                     f"Night {night} could not be done; {len(done)} of {len(wanted)} are. When that is mended, the same "
                     "command goes on: drivetrain nightly --catch-up"
