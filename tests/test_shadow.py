@@ -81,14 +81,13 @@ def test_the_first_night_makes_a_champion_which_scores_although_the_config_names
 
 
 def test_a_night_needs_no_learner_once_there_is_a_champion(world: World) -> None:
-    bare = world.config("bare").model_copy(update={"learner": None})
+    bare = world.config("bare", learner=None)
     with pytest.raises(SettingError, match="--learner"):
         run_night(bare)
     first = run_night(world.config("bare"))
     assert run_night(bare) == first
-    assert model_of(bare, run_night(bare.model_copy(update={"night": DAYS[1]}) and world.config("bare", DAYS[1]))) == (
-        world.id("old")
-    )
+    second = world.config("bare", DAYS[1], learner=None)
+    assert model_of(second, run_night(second)) == world.id("old")
 
 
 def test_two_sources_under_one_root_are_scored_by_a_champion_each(world: World) -> None:
