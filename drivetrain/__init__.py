@@ -13,11 +13,12 @@ from drivetrain.errors import DrivetrainError
 
 if TYPE_CHECKING:
     from drivetrain.admit import inspect_learner
+    from drivetrain.champion import promote, roll_back, withdraw
     from drivetrain.comparing import compare_runs
     from drivetrain.doctor import check_setup
     from drivetrain.gc import collect_garbage
     from drivetrain.nightly import accept_night, build_and_test_reference, measure_drift, run_night, self_test_drift
-    from drivetrain.nights import list_nights
+    from drivetrain.nights import learners_in_use, list_nights
     from drivetrain.reference import build_reference
     from drivetrain.rescore import rescore_run
     from drivetrain.score import score_images
@@ -36,12 +37,16 @@ __all__ = [
     "collect_garbage",
     "compare_runs",
     "inspect_learner",
+    "learners_in_use",
     "list_nights",
     "measure_drift",
+    "promote",
     "rescore_run",
+    "roll_back",
     "run_night",
     "score_images",
     "self_test_drift",
+    "withdraw",
 ]
 
 _ROOMS = {
@@ -53,11 +58,15 @@ _ROOMS = {
     "collect_garbage": "gc",
     "compare_runs": "comparing",
     "inspect_learner": "admit",
+    "learners_in_use": "nights",
     "list_nights": "nights",
     "measure_drift": "nightly",
+    "promote": "champion",
     "rescore_run": "rescore",
+    "roll_back": "champion",
     "run_night": "nightly",
     "score_images": "score",
+    "withdraw": "champion",
 }
 
 

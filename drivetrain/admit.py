@@ -8,8 +8,8 @@ from typing import Any
 
 from drivetrain.config import Config
 from drivetrain.console import busy, say
-from drivetrain.errors import TrustError
-from drivetrain.export import LearnerInfo, how_to_trust, read_export
+from drivetrain.errors import LearnerError, TrustError
+from drivetrain.export import LearnerInfo, check_trust, how_to_trust, read_export
 from drivetrain.layout import Layout
 from drivetrain.root import from_json, to_json
 from drivetrain.store import Store
@@ -23,6 +23,28 @@ def admit_learner(store: Store, layout: Layout, config: Config) -> LearnerInfo:
     """
     (uri,) = config.need("learner")
     data, sha256 = read_export(store, store.normalise(uri), config.trust)
+    return _admitted(store, layout, config, uri, data, sha256)
+
+
+def admit_known(store: Store, layout: Layout, config: Config, sha256: str) -> LearnerInfo:
+    """Say what a learner is that lies in the root, by its own bytes there.
+
+    ``sha256``: its hash, or the model_id, which begins it. Raises LearnerError if the bytes have another, and
+    TrustError as `admit_learner` does.
+    """
+    uri = layout.export(sha256[:12])
+    data, found = read_export(store, uri, ())
+    if not found.startswith(sha256):
+        raise LearnerError(
+            f"{uri} is not the learner {sha256[:12]}: expected the sha256 {sha256}, found {found}\n"
+            "Somebody wrote over it. Put the export.pkl with the expected hash in its place."
+        )
+    check_trust(uri, found, config.trust)
+    return _admitted(store, layout, config, uri, data, found)
+
+
+def _admitted(store: Store, layout: Layout, config: Config, uri: str, data: bytes, sha256: str) -> LearnerInfo:
+    """What the root knows of an export, after it was opened and copied in at first use."""
     about = layout.learner(sha256[:12], config.embedding)
     known = from_json(store, about)
     if known is None:
@@ -40,7 +62,8 @@ def admit_learner(store: Store, layout: Layout, config: Config) -> LearnerInfo:
     lists = {key: tuple(known.get(key, ())) for key in ("vocab", "transforms", "unread")}
     info = LearnerInfo(**{**known, **lists})
     if info.read == "fastai" and sha256 not in config.trust:
-        raise TrustError(f"Not opened: {uri} can be opened only by running its code. " + how_to_trust(sha256))
+        how = how_to_trust(sha256, config.trust)
+        raise TrustError(f"Not opened: {uri} can be opened only by running its code. {how}")
     return info
 
 

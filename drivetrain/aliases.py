@@ -1,15 +1,18 @@
 """Which learner is a source's champion, and which its challenger: numbered records, of which the highest counts.
 
-Knows records. Does not know how a learner gets there. A record is created once; going back is one more record, so that
-the history says all of it. A learner that an alias names is no learner that anybody vouched for: trust lies in the
-config alone.
+Knows records, and which images a challenger's scope holds. Does not know how a learner gets there. A record is created
+once; going back is one more record, so that the history says all of it. A learner that an alias names is no learner
+that anybody vouched for: trust lies in the config alone.
 """
 
+import hashlib
+import re
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from typing import Any, Literal
 
-from drivetrain.errors import RunError
+from drivetrain.errors import RunError, SettingError
 from drivetrain.layout import Layout
 from drivetrain.root import from_json, to_json
 from drivetrain.store import Store
@@ -76,3 +79,77 @@ def name_next(
         if store.create(layout.alias(source, alias, number), to_json(record.record())):
             return record
     raise RunError(f"No record of the {alias} of {source} could be created: others were faster {MOST_TRIES} times.")
+
+
+def name_first(store: Store, layout: Layout, source: str, *, model_id: str, sha256: str, reason: str) -> Alias:
+    """The champion of a source: the one that there is, else this learner as record 1. Of two writers one is first."""
+    if found := current(store, layout, source, "champion"):
+        return found
+    now = datetime.now(UTC).isoformat(timespec="seconds")
+    first = Alias(source, "champion", 1, model_id, sha256, None, reason, None, now)
+    store.create(layout.alias(source, "champion", 1), to_json(first.record()))
+    found = current(store, layout, source, "champion")
+    assert found is not None
+    return found
+
+
+def challenger_of(store: Store, layout: Layout, source: str) -> Alias | None:
+    """The challenger of a source, or None. One that has become champion is none any more."""
+    found = current(store, layout, source, "challenger")
+    champion = current(store, layout, source, "champion")
+    return None if found and champion and found.model_id == champion.model_id else found
+
+
+def one_before(records: Sequence[Alias]) -> Alias | None:
+    """The record that going back leads to: another learner's, the one that the current one took over from.
+
+    ``records``: a whole history, oldest first. What was gone back from is left out, so that going back twice leads
+    further back and not to and fro.
+    """
+    taken: list[Alias] = []
+    for record in records:
+        while record.before is not None and taken and taken[-1].number > record.before:
+            taken.pop()
+        if record.before is None:
+            taken.append(record)
+    return next((each for each in reversed(taken) if each.model_id != taken[-1].model_id), None)
+
+
+def check_scope(scope: str) -> str:
+    """The scope, if it is one: a share between 0 and 1, or a regular expression. Raises SettingError if not."""
+    if not scope:
+        raise SettingError("--scope: expected a share such as 0.1 or a regular expression, found nothing.")
+    if _is_number(scope):
+        if not 0 < _share(scope) < 1:
+            raise SettingError(f"--scope {scope}: a share lies between 0 and 1, e.g. 0.1. For all images leave it out.")
+        return scope
+    try:
+        re.compile(scope)
+    except re.error as error:
+        raise SettingError(f"--scope {scope}: expected a share such as 0.1 or a regular expression: {error}") from error
+    return scope
+
+
+def in_scope(uris: Iterable[str], scope: str) -> list[bool]:
+    """Which images lie in a scope, by uri.
+
+    A share is chosen by the hash of the uri alone: the same images fall in on every night and every machine, and a
+    larger share holds the smaller one. Anything else is a regular expression that is searched for in the uri.
+    """
+    if _is_number(scope):
+        below = _share(scope) * 2**64
+        return [int.from_bytes(hashlib.sha256(uri.encode()).digest()[:8], "big") < below for uri in uris]
+    wanted = re.compile(scope)
+    return [wanted.search(uri) is not None for uri in uris]
+
+
+def _is_number(scope: str) -> bool:
+    return re.fullmatch(r"[-+]?[0-9.]+\s*%?", scope) is not None
+
+
+def _share(scope: str) -> float:
+    try:
+        return float(scope)
+    except ValueError:
+        # 10%, or two dots: out of every range.
+        return -1.0

@@ -18,7 +18,7 @@ import drivetrain
 from drivetrain.config import Config, nearest, parse_storage
 from drivetrain.console import printable, say
 from drivetrain.errors import DrivetrainError, StoreError, Terminated, came_of
-from drivetrain.told import lines_of
+from drivetrain.told import in_use, lines_of, night_line
 
 GOES_ON = "What is finished is kept; the same command goes on."
 COMMON = ("root", "storage")
@@ -119,11 +119,12 @@ def _told(result: dict[str, Any], config: Config, json_only: bool) -> int:
         for line in lines_of(result):
             click.echo(printable(line))
     click.echo(printable(json.dumps(result, ensure_ascii=False, default=str)))
-    if result.get("too_many_failed"):
+    each = [result, *result.get("caught_up", ())]
+    if any(one.get("too_many_failed") for one in each):
         return 3
     if "checks" in result:
         return 0 if result["ok"] else 1
-    return 4 if config.fail_on_drift and result.get("verdict") == "drift" else 0
+    return 4 if config.fail_on_drift and any(one.get("verdict") == "drift" for one in each) else 0
 
 
 def _terminate(number: int, frame: object) -> None:
@@ -197,8 +198,8 @@ _command(
     "nightly",
     "Score what is new on a night, compare it with the reference, and publish the report.",
     "run_night",
-    needs=("root", "learner", "images"),
-    keys=(*COMMON, *SCORING, "night", "lookback", "retry_failed", *JUDGING, "webhook"),
+    needs=("root", "images"),
+    keys=(*COMMON, *SCORING, "night", "catch_up", "shadow", "lookback", "retry_failed", *JUDGING, "webhook"),
 )
 _command(
     "doctor",
@@ -270,23 +271,57 @@ _command(
 def nights(
     root: str | None, source: str | None, storage: tuple[str, ...], config_file: str | None, json_only: bool
 ) -> None:
-    """Show the nights: done, running, dead, planned, and those that did not run."""
+    """Show the nights: done, stale, running, dead, planned, and those that did not run; and who is champion."""
 
     def work() -> int:
-        from drivetrain.nights import list_nights
-
         config = Config.load(config_file, root=root, source=source, storage=parse_storage(storage))
-        found = list_nights(config)
+        found, learners = drivetrain.list_nights(config), drivetrain.learners_in_use(config)
         if not json_only:
+            for name, named in learners.items():
+                click.echo(printable(in_use(name, named)))
             for each in found:
-                word = each.verdict or each.state
-                click.echo(f"{each.source}  {each.night}  {word:8}  {each.images:>9,} images  {each.lever}")
+                click.echo(printable(night_line(each.record())))
             if not found:
                 click.echo("No night yet.")
-        click.echo(json.dumps({"nights": [each.record() for each in found]}, ensure_ascii=False))
+        told = {"nights": [each.record() for each in found], "learners": learners}
+        click.echo(printable(json.dumps(told, ensure_ascii=False)))
         return 0
 
     _guarded(work)
+
+
+@main.command("promote")
+@click.argument("learner", required=False)
+@click.option(
+    "--scope",
+    help="Make it the challenger first, which scores this part beside the champion: a share of the images, or a regular"
+    " expression on the uri.  E.g. --scope 0.1",
+)
+@click.option("--rollback", is_flag=True, help="Make the champion before this one the champion again.")
+@click.option("--withdraw", is_flag=True, help="Take the challenger away.")
+@click.option("--despite-behaviour", is_flag=True, help="Promote a learner that fails its behaviour tests.")
+@click.option("--config", "config_file", metavar="FILE", help="TOML file of the same keys; flags win.")
+@click.option("--json", "json_only", is_flag=True, help="Print the JSON object alone.")
+def promote(
+    learner: str | None, scope: str | None, rollback: bool, withdraw: bool, despite_behaviour: bool, json_only: bool,
+    **given: Any,
+) -> None:  # fmt: skip
+    """Make LEARNER, an id of a learner or a run or an export.pkl, the champion that scores a source's nights."""
+    if [bool(learner), rollback, withdraw].count(True) != 1 or (not learner and (scope or despite_behaviour)):
+        raise click.UsageError("Give a LEARNER (with --scope for a part first), or --rollback, or --withdraw.")
+
+    def work() -> int:
+        config = _settings(given, ("root",))
+        if learner:
+            result = drivetrain.promote(config, learner, scope=scope, despite_behaviour=despite_behaviour)
+        else:
+            result = drivetrain.roll_back(config) if rollback else drivetrain.withdraw(config)
+        return _told(result, config, json_only)
+
+    _guarded(work)
+
+
+promote.params += [_option(key) for key in ("root", "source", "trust", "embedding", "storage")]
 
 
 @main.command("gc")

@@ -99,6 +99,15 @@ class Config(BaseModel):
     retry_failed: bool = _key(
         False, "score, nightly: score the failed images of the committed run again, and keep its other rows.", ""
     )
+    catch_up: bool = _key(
+        False, "nightly: fill the nights up to this one that did not run or did not end, oldest first.", ""
+    )
+    shadow: str | None = _key(
+        None,
+        "nightly: score the night's images with this learner too, beside the champion, and compare: an id of a learner "
+        "in the root, or an export.pkl.",
+        "s3://my-bucket/models/new.pkl",
+    )
     lookback: int = _key(1, "Days back to look for images that arrived late in a dated prefix.", "2")
     alarms_per_year: float = _key(
         1.0, "False alarms that are acceptable in a year, of all sources under the root together.", "2"
@@ -130,7 +139,7 @@ class Config(BaseModel):
     fail_on_drift: bool = _key(False, "End with exit code 4 when the verdict is drift.", "")
     storage: Options = _key({}, "fsspec options by protocol, no secrets.", "s3.endpoint_url=http://127.0.0.1:8333")
 
-    @field_validator("root", "learner", "images", "labels")
+    @field_validator("root", "learner", "images", "labels", "shadow")
     @classmethod
     def _no_secret_in_uri(cls, uri: str | None) -> str | None:
         if uri is None:

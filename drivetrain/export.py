@@ -52,9 +52,14 @@ def read_export(store: Store, uri: str, trust: Sequence[str]) -> tuple[bytes, st
     if instead := what_instead(data):
         raise LearnerError(f"No learner at {uri}: expected the file that learn.export() wrote, found {instead}")
     sha256 = hashlib.sha256(data).hexdigest()
-    if trust and sha256 not in trust:
-        raise TrustError(f"Not opened: {uri}\nThe hashes in trust are others. " + how_to_trust(sha256))
+    check_trust(uri, sha256, trust)
     return data, sha256
+
+
+def check_trust(uri: str, sha256: str, trust: Sequence[str]) -> None:
+    """Raises TrustError if ``trust`` names hashes and this is none of them."""
+    if trust and sha256 not in trust:
+        raise TrustError(f"Not opened: {uri}\nThe hashes in trust are others. " + how_to_trust(sha256, trust))
 
 
 def what_instead(data: bytes) -> str | None:
@@ -75,10 +80,11 @@ def what_instead(data: bytes) -> str | None:
     return None
 
 
-def how_to_trust(sha256: str) -> str:
-    """What to type to vouch for an export."""
+def how_to_trust(sha256: str, trust: Sequence[str] = ()) -> str:
+    """What to type to vouch for an export, beside those in ``trust``."""
+    line = ", ".join(f'"{each}"' for each in (*trust, sha256))
     return (
         f"Its sha256 is {sha256}\n"
         f"If that is the file you exported (sha256sum export.pkl), add   --trust {sha256}\n"
-        f'or, in the config file,   trust = ["{sha256}"]'
+        f"or, in the config file,   trust = [{line}]"
     )

@@ -16,7 +16,7 @@ CODES = {"ok": 0, "warn": 1, "drift": 2, "unknown": -1}
 def exposition(nights: Sequence[Night]) -> str:
     """The metrics of all sources. ``nights`` in any order; those that were not judged are passed over."""
     newest: dict[str, Night] = {}
-    for night in sorted((each for each in nights if each.state == "done"), key=lambda each: each.night):
+    for night in sorted((each for each in nights if each.verdict), key=lambda each: each.night):
         newest[night.source] = night
     lines: list[str] = []
     for name, (text, value) in GAUGES.items():

@@ -42,6 +42,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 MANIFEST_FILE_SHARDS = 64
+# The first digits of the sha256 of an export.pkl.
+MODEL_ID = re.compile(r"[0-9a-f]{12}")
 
 
 @dataclass(frozen=True)
@@ -266,6 +268,10 @@ class Layout:
     def table(self, source: str) -> str:
         """The source's Delta table of current scores."""
         return f"{self.sources}/{source}/table"
+
+    def behaviours(self, model_id: str) -> str:
+        """The folder of all behaviour tests of a learner."""
+        return f"{self.root}/behaviour/{model_id}"
 
     def behaviour(self, model_id: str, digest: str) -> str:
         """The folder of a learner's behaviour tests on some images."""

@@ -1,49 +1,105 @@
-"""A night: list, score, judge. And what else is done with measured runs: accept them, test the test.
+"""A night: list, score, judge; and all that were missed. And what else is done with measured runs.
 
 Knows the order of a night. Everything it does is done by a lower floor, and everything it writes can be found again by
 the same command.
 """
 
+from collections.abc import Sequence
 from dataclasses import asdict
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime
 from typing import Any
 
-from drivetrain.admit import admit_learner
+from drivetrain import cluster
 from drivetrain.bundle import open_bundle, plant_and_test
+from drivetrain.champion import admit_champion
 from drivetrain.config import Config
 from drivetrain.console import say
 from drivetrain.doctor import check_first
 from drivetrain.errors import DrivetrainError, SettingError
 from drivetrain.judge import judge_run, result_of_record
 from drivetrain.layout import Layout
-from drivetrain.nights import accepted_values, alpha_of, latest_record, plan_night
+from drivetrain.nights import Night, accepted_values, alpha_of, latest_record, nights_table, plan_night
 from drivetrain.reference import build_reference, find_reference
 from drivetrain.root import from_json, open_root, to_json
 from drivetrain.run import Run
 from drivetrain.score import begin_run, finish_run, run_to_score
+from drivetrain.shadow import score_beside
 from drivetrain.store import Store
+
+# What a night may be that has no record, other than being worked on.
+UNDONE = ("missing", "planned", "failed", "dead", "stopped")
 
 
 def run_night(config: Config) -> dict[str, Any]:
-    """Score what is new on a night, compare it with the reference, and publish the report.
+    """Score what is new on a night with the source's champion, compare it with the reference, and publish the report.
 
-    Needs ``root``, ``learner``, ``images``. Returns the job's result, with ``verdict`` and ``report``. The same config
-    again resumes, or says that the night is done and returns the same.
+    Needs ``root``, ``images``, and on a source's first night ``learner``, which becomes its champion. Returns the job's
+    result, with ``verdict`` and ``report``; with a challenger or a ``shadow`` also ``shadow_run_id``, ``comparison``
+    and ``agreement``. The same config again resumes, or says that the night is done and returns the same. With
+    ``catch_up`` all nights up to this one that did not run or did not end, oldest first, as ``caught_up``.
     """
-    config.need("root", "learner", "images")
-    check_first(config)
+    config.need("root", "images")
+    return catch_up(config) if config.catch_up else _one_night(config)
+
+
+def _one_night(config: Config) -> dict[str, Any]:
+    # Whose learner it is that must be there, the root says.
+    check_first(config.model_copy(update={"learner": None}))
     store, layout = open_root(config)
-    info = admit_learner(store, layout, config)
+    info = admit_champion(store, layout, config)
     plan = plan_night(store, layout, config)
     run = run_to_score(begin_run(store, layout, plan, info, config), config)
+    result = _judged_night(store, layout, run, config)
+    beside = score_beside(store, layout, plan, run, config)
+    return result | beside | {"notes": [*result["notes"], *beside.get("notes", ())]}
+
+
+def _judged_night(store: Store, layout: Layout, run: Run, config: Config) -> dict[str, Any]:
     done = latest_record(store, layout, run)
     # A night judged before there was a reference is judged again once there is one.
     judged = done is not None and (done[1]["inputs"]["reference"] or not find_reference(store, layout, run))
     if done and judged and done[1]["run_id"] == run.record.run_id:
-        say(f"Night {plan.name} of {plan.source} is done already; nothing to do.")
+        say(f"Night {run.record.name} of {run.record.source} is done already; nothing to do.")
         return result_of_record(run, *done)
     finish_run(run, config)
     return judge_run(store, layout, run, config)
+
+
+def catch_up(config: Config) -> dict[str, Any]:
+    """Fill the nights of a source up to the config's that did not run or did not end, oldest first.
+
+    Each is a night like any other, with its own date. Returns them as ``caught_up``, each with its ``night``. Raises
+    what ends a night, with what to type: those before it are done.
+    """
+    store, layout = open_root(config)
+    wanted = _to_fill(nights_table(store, layout, config.the_source()), config.the_night())
+    if not wanted:
+        say(f"No night of {config.the_source()} up to {config.the_night()} is left to be done.")
+        return {"source": config.the_source(), "caught_up": []}
+    done: list[dict[str, Any]] = []
+    with cluster.connected(config.ray_address, config.actors):
+        for night in wanted:
+            say(f"Night {night}, {len(done) + 1} of {len(wanted)}.")
+            try:
+                result = _one_night(config.model_copy(update={"night": date.fromisoformat(night)}))
+            except (DrivetrainError, OSError):
+                say(
+                    f"Night {night} could not be done; {len(done)} of {len(wanted)} are. When that is mended, the same "
+                    "command goes on: drivetrain nightly --catch-up"
+                )
+                raise
+            done.append({"night": night} | result)
+    return {"source": config.the_source(), "caught_up": done}
+
+
+def _to_fill(nights: Sequence[Night], last: date) -> list[str]:
+    """The nights that are to be done, oldest first. One that another command works on is left to it."""
+    states = {night.night: night.state for night in nights}
+    states.setdefault(last.isoformat(), "missing")
+    until = {name: state for name, state in sorted(states.items()) if name <= last.isoformat()}
+    for name in (name for name, state in until.items() if state == "running"):
+        say(f"Night {name} is being scored by another command.")
+    return [name for name, state in until.items() if state in UNDONE]
 
 
 def measure_drift(config: Config) -> dict[str, Any]:

@@ -1,9 +1,9 @@
-"""Which nights a source has: what is new on one, which record of it counts, and which did not run.
+"""Which nights a source has: what is new on one, which record of it counts, which did not run, and which are stale.
 
-Knows plans, records and days. Does not know how a night is scored or judged.
+Knows plans, records, days and the champion. Does not know how a night is scored or judged.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, date, datetime, timedelta
 from functools import partial
@@ -12,6 +12,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from drivetrain.aliases import Alias, challenger_of, current
 from drivetrain.config import Config
 from drivetrain.console import say
 from drivetrain.errors import SettingError
@@ -20,6 +21,7 @@ from drivetrain.heartbeat import OLD, age
 from drivetrain.images import Images, merged, without
 from drivetrain.layout import Layout, PlanPaths, RecordPaths
 from drivetrain.manifest import Plan, check_prefix, find_plan, freeze, list_images, manifest_images
+from drivetrain.planruns import counting_run
 from drivetrain.root import from_json, open_root
 from drivetrain.run import Run
 from drivetrain.store import Store
@@ -161,7 +163,7 @@ def trend_of(store: Store, layout: Layout, source: str, kind: str, tonight: dict
     before = [
         _point(each.night, each.verdict, each.report, asdict(each) | {"rows": each.images})
         for each in (nights_table(store, layout, source) if kind == "night" else [])
-        if each.state == "done" and each.night < tonight["night"]
+        if each.verdict and each.night < tonight["night"]
     ]
     last = _point(tonight["night"], tonight["verdict"], tonight["report"], tonight["numbers"])
     return tuple([*before, last][-TREND_NIGHTS:])
@@ -175,8 +177,9 @@ def _point(night: str, verdict: str, report: str, numbers: dict[str, Any]) -> Tr
 
 @dataclass(frozen=True)
 class Night:
-    """One line of the table of nights. ``state``: done, running, failed, stopped, dead, planned or missing.
+    """One line of the table of nights. ``state``: done, stale, running, failed, stopped, dead, planned or missing.
 
+    A stale night is done, by a learner that is no longer champion. ``command``: what to type where there is something.
     ``score``: 0 is usual, 1 the threshold; ``accuracy``: estimated, in 0..1; ``made``: when the record was closed.
     """
 
@@ -193,6 +196,7 @@ class Night:
     score: float | None = None
     accuracy: float | None = None
     made: str = ""
+    command: str = ""
 
     def record(self) -> dict[str, Any]:
         """As JSON."""
@@ -205,6 +209,17 @@ def list_nights(config: Config) -> list[Night]:
     return nights_table(store, layout, config.source)
 
 
+def learners_in_use(config: Config) -> dict[str, dict[str, Any]]:
+    """The champion and the challenger of a source, or of all, by source: each a record or None. Needs ``root``."""
+    store, layout = open_root(config, existing=True)
+    found = {}
+    for source in [config.source] if config.source else store.names(layout.sources):
+        champion, challenger = current(store, layout, source, "champion"), challenger_of(store, layout, source)
+        named = {"champion": champion, "challenger": challenger}
+        found[source] = {alias: record.record() if record else None for alias, record in named.items()}
+    return found
+
+
 def nights_table(store: Store, layout: Layout, source: str | None = None) -> list[Night]:
     """The nights of a source, or of all sources, each source's oldest first."""
     wanted = [source] if source else store.names(layout.sources)
@@ -215,55 +230,77 @@ def _nights_of(store: Store, layout: Layout, source: str) -> Iterable[Night]:
     names = [name for name in store.names(layout.nights(source)) if _day(name) != date.min]
     if not names:
         return
+    champion, runs = current(store, layout, source, "champion"), store.names(layout.runs)
     last = max(_day(names[-1]), datetime.now(UTC).date() - timedelta(days=1))
     day = _day(names[0])
     while day <= last:
         yield (
-            _night(store, layout, source, day.isoformat())
+            _night(store, layout, source, day.isoformat(), champion, runs)
             if day.isoformat() in names
-            else Night(source, day.isoformat(), "missing", "", 0, 0, f"drivetrain nightly --night {day}", "")
+            else _undone(source, day.isoformat(), "missing")
         )
         day += timedelta(days=1)
 
 
-def _night(store: Store, layout: Layout, source: str, name: str) -> Night:
+def _undone(source: str, name: str, state: str, images: int = 0) -> Night:
+    """A night without a record, and what to type."""
+    command = f"drivetrain nightly --night {name}"
+    return Night(source, name, state, "", images, 0, command, "", command=command)
+
+
+def _night(store: Store, layout: Layout, source: str, name: str, champion: Alias | None, runs: Sequence[str]) -> Night:
     done = [
-        (found["made"], record, found)
-        for _, record in records(store, layout, source, "night", name)
+        (found["made"], model_id, record, found)
+        for model_id, record in records(store, layout, source, "night", name)
         if (found := from_json(store, record.verdict))
     ]
-    if done:
-        # A judgement stands until another replaces it: a learner without a reference has none.
-        _, record, found = max(
-            done, key=lambda each: (each[2]["verdict"] != "unknown", each[0], record_number(each[1]))
-        )
-        numbers = found["numbers"]
-        return Night(
-            source,
-            name,
-            "done",
-            found["verdict"],
-            numbers["rows"],
-            numbers["failed"],
-            found["lever"],
-            record.report,
-            numbers["p_value"],
-            numbers["effect"],
-            # Records made before these were measured have none.
-            numbers.get("score"),
-            numbers.get("accuracy"),
-            found["made"],
-        )
-    plan = find_plan(store, layout, source, "night", name)
-    state = _state(store, layout, source, name)
-    return Night(source, name, state, "", plan.images if plan else 0, 0, f"drivetrain nightly --night {name}", "")
+    if not done:
+        plan = find_plan(store, layout, source, "night", name)
+        return _undone(source, name, _state(store, layout, source, name, runs), plan.images if plan else 0)
+    best = champion.model_id if champion else None
+    # A judgement stands until another replaces it: a learner without a reference has none. Then the champion's counts.
+    _, model_id, record, found = max(
+        done, key=lambda each: (each[3]["verdict"] != "unknown", each[1] == best, each[0], record_number(each[2]))
+    )
+    stale = _stale(store, layout, source, name, champion, runs) if champion and model_id != best else ""
+    numbers = found["numbers"]
+    return Night(
+        source,
+        name,
+        "stale" if stale else "done",
+        found["verdict"],
+        numbers["rows"],
+        numbers["failed"],
+        "rescore" if stale else found["lever"],
+        record.report,
+        numbers["p_value"],
+        numbers["effect"],
+        # Records made before these were measured have none.
+        numbers.get("score"),
+        numbers.get("accuracy"),
+        found["made"],
+        stale,
+    )
 
 
-def _state(store: Store, layout: Layout, source: str, name: str) -> str:
+def _stale(store: Store, layout: Layout, source: str, name: str, champion: Alias, runs: Sequence[str]) -> str:
+    """What to type for a night of which no run is the champion's; nothing if one is."""
+    run = counting_run(store, layout, source, "night", name, runs)
+    if run is None or run.record.model_id == champion.model_id:
+        return ""
+    learner = layout.export(str(champion.model_id))
+    return f"drivetrain rescore --learner {learner} --run {run.record.run_id}"
+
+
+def _state(store: Store, layout: Layout, source: str, name: str, runs: Sequence[str]) -> str:
     """What an unfinished night's run says of itself, the newest of them; dead if it stopped to say anything."""
     found = []
-    for run_id in store.names(layout.runs):
-        if run_id.startswith(f"{source}-{name}-") and (status := from_json(store, layout.run(run_id).status)):
+    for run_id in runs:
+        if not run_id.startswith(f"{source}-{name}-") or not (status := from_json(store, layout.run(run_id).status)):
+            continue
+        record = from_json(store, layout.run(run_id).record) or {}
+        # Names of other plans may begin so: a scope's does.
+        if (record.get("source"), record.get("kind"), record.get("name")) == (source, "night", name):
             # Committed, and still to be judged: that has no heartbeat of its own.
             state = "running" if status["state"] == "committed" else status["state"]
             found.append((status["at"], "dead" if state == "running" and age(status) > OLD else state))

@@ -1,11 +1,12 @@
-"""The runs of a plan, and which of them counts: the champion's, else the newest.
+"""The runs of a plan, and which of them counts: the champion's, else the newest; and those of a challenger's scope.
 
-Knows plans, runs and the champion. Does not know what rows say.
+Knows plans, runs, the champion and the challenger. Does not know what rows say.
 """
 
+import hashlib
 from collections.abc import Iterable
 
-from drivetrain.aliases import current
+from drivetrain.aliases import Alias, current
 from drivetrain.layout import Layout
 from drivetrain.run import Run
 from drivetrain.store import Store
@@ -38,3 +39,18 @@ def counting_run(
     preferred = [run for run in runs if champion and run.record.model_id == champion.model_id]
     found = preferred or runs
     return found[-1] if found else None
+
+
+def scope_name(night: str, scope: str) -> str:
+    """The name of the plan that holds a night's images in a scope. Its kind is ``plan``, its manifest the night's."""
+    return f"{night}-scope-{hashlib.sha256(scope.encode()).hexdigest()[:8]}"
+
+
+def scope_run(
+    store: Store, layout: Layout, source: str, night: str, challenger: Alias, among: Iterable[str] | None = None
+) -> Run | None:
+    """The committed run of a challenger over its scope of a night, or None. Its rows are what readers get there."""
+    if challenger.scope is None:
+        return None
+    runs = committed_runs(store, layout, source, "plan", scope_name(night, challenger.scope), among)
+    return next((run for run in reversed(runs) if run.record.model_id == challenger.model_id), None)

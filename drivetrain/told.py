@@ -26,6 +26,13 @@ def lines_of(result: dict[str, Any]) -> list[str]:
         lines += _checked(result)
     if "architecture" in result:
         lines += _about(result)
+    if "champion" in result:
+        lines += _in_use(result)
+    for night in result.get("caught_up", ()):
+        lines.append(f"{night['night']}  {night['rows']:>9,} images  {night['verdict']:8}  {night['report']}")
+    if "shadow_run_id" in result:
+        scope = f" in the scope {result['scope']}" if result["scope"] else ""
+        lines.append(f"Beside the champion: {result['shadow']}{scope}, run {result['shadow_run_id']}")
     if "comparison" in result:
         agreement = result["agreement"]
         same = f"{agreement:.1%} of the labels are the same; " if agreement is not None else ""
@@ -33,6 +40,33 @@ def lines_of(result: dict[str, Any]) -> list[str]:
     if "resumable" in result:
         lines += _waste(result)
     return lines
+
+
+def _in_use(result: dict[str, Any]) -> list[str]:
+    """Who scores a source now, and what that means for nights before."""
+    champion, challenger, source = result["champion"], result["challenger"], result["source"]
+    lines = [in_use(source, result)] if champion or challenger else [f"{source} has no champion yet."]
+    if stale := result["stale_nights"]:
+        lines.append(
+            f"{len(stale)} nights, {stale[0]} to {stale[-1]}, were scored by another learner; what to type: "
+            "drivetrain nights"
+        )
+    return lines
+
+
+def in_use(source: str, named: dict[str, Any]) -> str:
+    """A source's champion and challenger in a line."""
+    champion, challenger = named["champion"], named["challenger"]
+    words = f"champion {champion['model_id']} ({champion['reason']} {champion['made'][:10]})" if champion else ""
+    beside = f"challenger {challenger['model_id']} in the scope {challenger['scope']}" if challenger else ""
+    return f"{source}: {', '.join(each for each in (words, beside) if each) or 'no champion yet'}"
+
+
+def night_line(night: dict[str, Any]) -> str:
+    """One line of the table of nights."""
+    word = " ".join(each for each in (night["verdict"], night["state"] if night["state"] != "done" else "") if each)
+    lever = " ".join(dict.fromkeys(each for each in (night["lever"], night["command"]) if each))
+    return f"{night['source']}  {night['night']}  {word:8}  {night['images']:>9,} images  {lever}"
 
 
 def _seen(found: dict[str, Any]) -> list[str]:

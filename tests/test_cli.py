@@ -112,7 +112,7 @@ def test_importing_the_package_loads_nothing_heavy() -> None:
 def test_no_night_yet(tmp_path: Path) -> None:
     (tmp_path / "drivetrain.json").write_text('{"schema": 1}')
     done = drivetrain("nights", "--root", str(tmp_path))
-    assert done.returncode == 0 and json.loads(done.stdout.splitlines()[-1]) == {"nights": []}
+    assert done.returncode == 0 and json.loads(done.stdout.splitlines()[-1]) == {"nights": [], "learners": {}}
 
 
 def test_reading_a_mistyped_root_is_an_error_and_makes_no_root(tmp_path: Path) -> None:

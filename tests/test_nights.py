@@ -8,8 +8,11 @@ from typing import Any
 import pytest
 from builders import SHA256, begun, committed, frozen, image, images, listed
 
+from drivetrain import site
+from drivetrain.aliases import name_next
 from drivetrain.config import Config
 from drivetrain.errors import SettingError
+from drivetrain.exposition import exposition
 from drivetrain.heartbeat import OLD
 from drivetrain.images import Images
 from drivetrain.layout import Layout
@@ -20,6 +23,7 @@ from drivetrain.nights import (
     accepted_values,
     alpha_of,
     latest_record,
+    learners_in_use,
     list_nights,
     nights_table,
     plan_night,
@@ -447,6 +451,100 @@ def test_nights_are_listed_from_a_config(layout: Layout) -> None:
     assert list_nights(Config(root=layout.root, source="mill")) == []
     with pytest.raises(SettingError, match="--root"):
         list_nights(Config())
+
+
+# --- nights whose learner is no longer champion ---
+
+OTHER = "6b" * 32
+
+
+def crowned(layout: Layout, sha256: str, source: str = "shop") -> None:
+    name_next(STORE, layout, source, "champion", model_id=sha256[:12], sha256=sha256, reason="promoted")
+
+
+def scored(layout: Layout, plan: Plan, sha256: str = SHA256, **said: object) -> Run:
+    """A run of a night, committed and judged."""
+    run = begun(STORE, layout, plan, sha256=sha256)
+    committed(run)
+    closed(layout, plan, model=sha256[:12], **said)
+    return run
+
+
+def test_a_night_is_stale_when_its_learner_is_no_longer_champion_and_says_what_to_type(layout: Layout) -> None:
+    crowned(layout, SHA256)
+    plan = a_plan(layout, yesterday())
+    run = scored(layout, plan, verdict="drift", lever="label and retrain, then rescore")
+    assert (table(layout)[plan.name].state, table(layout)[plan.name].command) == ("done", "")
+    crowned(layout, OTHER)
+    night = table(layout)[plan.name]
+    assert (night.state, night.verdict, night.lever) == ("stale", "drift", "rescore")
+    export = layout.export(OTHER[:12])
+    assert night.command == f"drivetrain rescore --learner {export} --run {run.record.run_id}"
+
+
+def test_a_stale_night_that_was_rescored_is_done_and_shows_the_champions_verdict(layout: Layout) -> None:
+    plan = a_plan(layout, yesterday())
+    scored(layout, plan, verdict="drift", made="2026-01-12T00:00:00+00:00")
+    crowned(layout, OTHER)
+    # Judged before the other record was closed, and it counts all the same.
+    scored(layout, plan, OTHER, verdict="ok", made="2026-01-11T00:00:00+00:00")
+    night = table(layout)[plan.name]
+    assert (night.state, night.verdict) == ("done", "ok")
+    crowned(layout, SHA256)
+    assert (table(layout)[plan.name].state, table(layout)[plan.name].verdict) == ("done", "drift")
+
+
+def test_a_champion_that_cannot_judge_does_not_hide_an_alarm(layout: Layout) -> None:
+    plan = a_plan(layout, yesterday())
+    scored(layout, plan, verdict="drift")
+    crowned(layout, OTHER)
+    scored(layout, plan, OTHER, verdict="unknown")
+    assert (table(layout)[plan.name].state, table(layout)[plan.name].verdict) == ("done", "drift")
+
+
+def test_a_night_that_the_champion_scored_beside_another_is_not_stale(layout: Layout) -> None:
+    """It was the shadow then, and was promoted since."""
+    plan = a_plan(layout, yesterday())
+    scored(layout, plan)
+    committed(begun(STORE, layout, plan, sha256=OTHER))
+    crowned(layout, OTHER)
+    assert table(layout)[plan.name].state == "done"
+
+
+def test_without_a_champion_no_night_is_stale_and_another_sources_is_none_here(layout: Layout) -> None:
+    plan = a_plan(layout, yesterday())
+    scored(layout, plan)
+    crowned(layout, OTHER, source="mill")
+    assert table(layout)[plan.name].state == "done"
+
+
+def test_a_stale_night_still_counts_in_trend_metrics_and_index(layout: Layout) -> None:
+    crowned(layout, SHA256)
+    plan = a_plan(layout, yesterday(3))
+    scored(layout, plan, verdict="drift")
+    crowned(layout, OTHER)
+    night = table(layout)[plan.name]
+    assert night.state == "stale"
+    found = trend_of(STORE, layout, "shop", "night", tonight(yesterday(2).isoformat()))
+    assert [point.verdict for point in found] == ["drift", "drift"]
+    assert 'drivetrain_verdict{source="shop"} 2' in exposition([night])
+    page = STORE.read(site.build(STORE, layout)).decode()
+    assert "stale" in page and night.command in page and night.report.removeprefix(layout.root) in page
+
+
+def test_the_heartbeat_of_a_scope_is_not_the_nights(layout: Layout) -> None:
+    plan = a_plan(layout, yesterday())
+    beaten(begun(STORE, layout, frozen(STORE, layout, images(1), kind="plan", name=f"{plan.name}-scope-0a1b2c3d")), 0)
+    assert table(layout)[plan.name].state == "planned"
+
+
+def test_the_learners_in_use_are_listed_by_source(layout: Layout) -> None:
+    STORE.create(layout.marker, to_json({"schema": 1}))
+    frozen(STORE, layout, images(1), source="mill")
+    crowned(layout, OTHER)
+    found = learners_in_use(Config(root=layout.root))
+    assert found["mill"] == {"champion": None, "challenger": None}
+    assert found["shop"]["champion"]["model_id"] == OTHER[:12]
 
 
 # --- what a source's nights say together ---

@@ -1,0 +1,95 @@
+"""A learner beside the champion: the same images of a night, or a scope of them, scored with it too, and compared.
+
+Knows the champion's committed run of a night. Nothing that happens here fails that night: it is done and reported.
+"""
+
+from typing import Any
+
+import pyarrow as pa
+
+from drivetrain import site
+from drivetrain.admit import admit_known
+from drivetrain.aliases import challenger_of, in_scope
+from drivetrain.champion import named_learner
+from drivetrain.comparing import compare_and_publish
+from drivetrain.config import Config
+from drivetrain.console import say
+from drivetrain.errors import DrivetrainError, Terminated, came_of
+from drivetrain.export import LearnerInfo
+from drivetrain.images import Images
+from drivetrain.layout import Layout
+from drivetrain.manifest import Plan, find_plan, freeze, manifest_images
+from drivetrain.planruns import scope_name
+from drivetrain.root import from_json
+from drivetrain.run import Run
+from drivetrain.score import begin_run, finish_run
+from drivetrain.store import Store
+
+
+def score_beside(store: Store, layout: Layout, plan: Plan, champion: Run, config: Config) -> dict[str, Any]:
+    """Score a night with the source's challenger, in its scope, or else with the config's shadow; compare the two.
+
+    Returns ``shadow``, ``shadow_run_id``, ``scope``, ``comparison`` and ``agreement``; nothing where there is nobody to
+    score with; and ``notes``, the reason, when it went wrong. The same night again resumes.
+    """
+    try:
+        return _beside(store, layout, plan, champion, config)
+    except Exception as error:
+        if came_of(error, Terminated, KeyboardInterrupt):
+            raise
+        told = isinstance(error, (DrivetrainError, OSError))
+        why = str(error) if told else f"{type(error).__name__}: {error}"
+        return {"notes": [f"Nothing was scored beside the champion: {why}"]}
+
+
+def _beside(store: Store, layout: Layout, plan: Plan, champion: Run, config: Config) -> dict[str, Any]:
+    found = _who(store, layout, plan, config)
+    if found is None:
+        return {}
+    info, scope = found
+    if info.model_id == champion.record.model_id:
+        say(f"The shadow {info.model_id} is the champion itself; nothing to compare.")
+        return {}
+    part = scope_plan(store, layout, plan, scope) if scope else plan
+    if not part.images:
+        return {}
+    say(f"Beside the champion: {info.model_id}{f' in the scope {scope}' if scope else ''}, {part.images:,} images.")
+    run = begin_run(store, layout, part, info, config).newest()
+    finish_run(run, config)
+    about = {"shadow": info.model_id, "shadow_run_id": run.record.run_id, "scope": scope}
+    return about | _compared(store, layout, champion, run)
+
+
+def _who(store: Store, layout: Layout, plan: Plan, config: Config) -> tuple[LearnerInfo, str | None] | None:
+    """Who scores beside the champion, and which scope. One learner a night: a challenger goes before a shadow."""
+    challenger = challenger_of(store, layout, plan.source)
+    if challenger and challenger.sha256:
+        info = admit_known(store, layout, config, challenger.sha256)
+        if config.shadow and named_learner(store, layout, config, config.shadow).sha256 != challenger.sha256:
+            say(
+                f"The challenger {challenger.model_id} scores beside the champion, and not the shadow {config.shadow}. "
+                f"To change that: drivetrain promote --withdraw --root {layout.root} --source {plan.source}"
+            )
+        return info, challenger.scope
+    return (named_learner(store, layout, config, config.shadow), None) if config.shadow else None
+
+
+def scope_plan(store: Store, layout: Layout, night: Plan, scope: str) -> Plan:
+    """The plan of a night's images in a scope: found, or frozen from the night's manifest."""
+    name = scope_name(night.name, scope)
+    if found := find_plan(store, layout, night.source, "plan", name):
+        return found
+    batches = manifest_images(store, night.paths(layout).manifest(night.digest))
+    inside = Images(batch.filter(pa.array(in_scope(batch["uri"].to_pylist(), scope), pa.bool_())) for batch in batches)
+    about: dict[str, Any] = {"source": night.source, "kind": "plan", "name": name, "prefix": night.prefix}
+    return freeze(store, layout, inside, **about, skipped={})
+
+
+def _compared(store: Store, layout: Layout, champion: Run, beside: Run) -> dict[str, Any]:
+    """Compare the two runs, unless they were: both are committed, so that nothing has changed since."""
+    folder = layout.comparison(champion.record.run_id, beside.record.run_id)
+    if not store.exists(f"{folder}/index.html"):
+        compare_and_publish(store, layout, champion, beside)
+        site.build(store, layout)
+    found = from_json(store, f"{folder}/comparison.json") or {}
+    return {"agreement": found.get("agreement"), "comparison": f"{folder}/index.html"}
