@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from drivetrain.nightly import accept_night, build_and_test_reference, measure_drift, run_night, self_test_drift
     from drivetrain.nights import list_nights
     from drivetrain.reference import build_reference
-    from drivetrain.rescore import rescore_run
+    from drivetrain.rescore import rescore_nights, rescore_run, rescore_runs
     from drivetrain.score import score_images
 
 # Evidently's telemetry stays off: it looks when it is imported, and our users were not asked.
@@ -38,7 +38,9 @@ __all__ = [
     "inspect_learner",
     "list_nights",
     "measure_drift",
+    "rescore_nights",
     "rescore_run",
+    "rescore_runs",
     "run_night",
     "score_images",
     "self_test_drift",
@@ -55,7 +57,9 @@ _ROOMS = {
     "inspect_learner": "admit",
     "list_nights": "nights",
     "measure_drift": "nightly",
+    "rescore_nights": "rescore",
     "rescore_run": "rescore",
+    "rescore_runs": "rescore",
     "run_night": "nightly",
     "score_images": "score",
 }

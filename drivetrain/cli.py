@@ -123,7 +123,8 @@ def _told(result: dict[str, Any], config: Config, json_only: bool) -> int:
         return 3
     if "checks" in result:
         return 0 if result["ok"] else 1
-    return 4 if config.fail_on_drift and result.get("verdict") == "drift" else 0
+    verdicts = {result.get("verdict"), *(night.get("verdict") for night in result.get("nights", ()))}
+    return 4 if config.fail_on_drift and "drift" in verdicts else 0
 
 
 def _terminate(number: int, frame: object) -> None:
@@ -188,10 +189,10 @@ _command(
 )
 _command(
     "rescore",
-    "Score an old run's images under a new learner, and compare the two.",
-    "rescore_run",
-    needs=("root", "learner", "run"),
-    keys=(*COMMON, *SCORING, "run", *JUDGING),
+    "Score the images of old runs under a new learner, and compare each two runs.",
+    "rescore_runs",
+    needs=("root", "learner"),
+    keys=(*COMMON, *SCORING, "run", "nights", "all", "reprocess", "full", "labels", *JUDGING),
 )
 _command(
     "nightly",
