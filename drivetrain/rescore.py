@@ -131,7 +131,7 @@ def rescore_nights(config: Config) -> dict[str, Any]:
             say(f"{ended} The same command goes on there.")
             raise
     site.build(store, layout)
-    too_many = any(night.pop("too_many_failed") for night in done)
+    too_many = any([night.pop("too_many_failed") for night in done])
     return {
         "learner": work.info.model_id,
         "nights": done,
