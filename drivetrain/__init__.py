@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from drivetrain.nightly import accept_night, build_and_test_reference, measure_drift, run_night, self_test_drift
     from drivetrain.nights import learners_in_use, list_nights
     from drivetrain.reference import build_reference
-    from drivetrain.rescore import rescore_run
+    from drivetrain.rescore import rescore_nights, rescore_run, rescore_runs
     from drivetrain.score import score_images
 
 # Evidently's telemetry stays off: it looks when it is imported, and our users were not asked.
@@ -41,7 +41,9 @@ __all__ = [
     "list_nights",
     "measure_drift",
     "promote",
+    "rescore_nights",
     "rescore_run",
+    "rescore_runs",
     "roll_back",
     "run_night",
     "score_images",
@@ -62,7 +64,9 @@ _ROOMS = {
     "list_nights": "nights",
     "measure_drift": "nightly",
     "promote": "champion",
+    "rescore_nights": "rescore",
     "rescore_run": "rescore",
+    "rescore_runs": "rescore",
     "roll_back": "champion",
     "run_night": "nightly",
     "score_images": "score",

@@ -3,7 +3,7 @@
 Knows `models/<model_id>/`. Does not know runs.
 """
 
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
 from drivetrain.config import Config
@@ -52,19 +52,39 @@ def _admitted(store: Store, layout: Layout, config: Config, uri: str, data: byte
         from drivetrain.learner import open_learner
 
         with busy(f"Opening the learner {uri}"):
-            info = open_learner(data, sha256, config.embedding, vouched=sha256 in config.trust).info
+            opened = open_learner(data, sha256, config.embedding, vouched=sha256 in config.trust)
+            info = _comparable(opened)
         for note in info.unread:
             say(f"Learner {info.model_id}: {note}.")
         store.create(layout.export(info.model_id), data)
         store.create(about, to_json(asdict(info)))
         known = from_json(store, about)
     assert known is not None
-    lists = {key: tuple(known.get(key, ())) for key in ("vocab", "transforms", "unread")}
-    info = LearnerInfo(**{**known, **lists})
+    info = _info(known)
     if info.read == "fastai" and sha256 not in config.trust:
         how = how_to_trust(sha256, config.trust)
         raise TrustError(f"Not opened: {uri} can be opened only by running its code. {how}")
     return info
+
+
+def known_learner(store: Store, layout: Layout, model_id: str, embedding: str) -> LearnerInfo | None:
+    """What the root says of a learner that it holds, or None."""
+    known = from_json(store, layout.learner(model_id, embedding))
+    return _info(known) if known else None
+
+
+def _info(known: dict[str, Any]) -> LearnerInfo:
+    lists = {key: tuple(known.get(key, ())) for key in ("vocab", "transforms", "unread")}
+    return LearnerInfo(**{**known, **lists})
+
+
+def _comparable(learner: Any) -> LearnerInfo:
+    """What a learner is, with what tells whether another one's embeddings are its own where anybody can tell."""
+    info: LearnerInfo = learner.info
+    try:
+        return replace(info, body=learner.body().digest, road=learner.road())
+    except LearnerError:
+        return info
 
 
 def inspect_learner(config: Config) -> dict[str, Any]:

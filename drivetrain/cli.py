@@ -119,7 +119,7 @@ def _told(result: dict[str, Any], config: Config, json_only: bool) -> int:
         for line in lines_of(result):
             click.echo(printable(line))
     click.echo(printable(json.dumps(result, ensure_ascii=False, default=str)))
-    each = [result, *result.get("caught_up", ())]
+    each = [result, *result.get("caught_up", ()), *result.get("nights", ())]
     if any(one.get("too_many_failed") for one in each):
         return 3
     if "checks" in result:
@@ -189,10 +189,10 @@ _command(
 )
 _command(
     "rescore",
-    "Score an old run's images under a new learner, and compare the two.",
-    "rescore_run",
-    needs=("root", "learner", "run"),
-    keys=(*COMMON, *SCORING, "run", *JUDGING),
+    "Score the images of old runs under a new learner, and compare each two runs.",
+    "rescore_runs",
+    needs=("root", "learner"),
+    keys=(*COMMON, *SCORING, "run", "nights", "all", "reprocess", "full", "labels", *JUDGING),
 )
 _command(
     "nightly",

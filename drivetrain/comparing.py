@@ -11,7 +11,7 @@ from drivetrain.config import Config
 from drivetrain.console import busy, say
 from drivetrain.layout import Layout
 from drivetrain.review import thumbnails
-from drivetrain.root import open_root, to_json
+from drivetrain.root import from_json, open_root, to_json
 from drivetrain.run import Run
 from drivetrain.store import Store
 
@@ -40,6 +40,17 @@ def compare_and_publish(store: Store, layout: Layout, old: Run, new: Run) -> Com
         flips = [flip | {"picture": picture} for flip, picture in zip(shown, pictures, strict=True)]
         store.replace(f"{folder}/index.html", site.comparison_page(comparison, flips))
     return comparison
+
+
+def known_comparison(store: Store, layout: Layout, old: Run, new: Run) -> dict[str, Any] | None:
+    """What a job prints about a comparison that was made before, or None."""
+    folder = layout.comparison(old.record.run_id, new.record.run_id)
+    page = f"{folder}/index.html"
+    found = from_json(store, f"{folder}/comparison.json")
+    if found is None or not store.exists(page):
+        return None
+    flips = sum(number for _, _, number in found["confusion"])
+    return {"agreement": found["agreement"], "flips": flips, "comparison": page}
 
 
 def said_of(layout: Layout, comparison: Comparison) -> dict[str, Any]:

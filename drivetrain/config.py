@@ -60,8 +60,22 @@ class Config(BaseModel):
     )
     night: date | None = _key(None, "The UTC day to score; by default the last complete one.", "2026-11-23")
     run: str | None = _key(None, "Id of a committed run.", "shop-2026-11-23-3fa9c1d2-9b1e22aa")
+    nights: str | None = _key(
+        None, "rescore: all scored nights of the source from the first to the last of two dates.",
+        "2026-11-01..2026-11-23",
+    )  # fmt: skip
+    all: bool = _key(False, "rescore: all scored nights of the source.", "")
+    reprocess: Literal["missing", "failed", "all"] = _key(
+        "missing",
+        "rescore: what is done again beside what the learner has not scored yet: missing, nothing; failed, the failed "
+        "images of its runs, as with --retry-failed; all, those, and every comparison and verdict is made anew.",
+        "failed",
+    )
+    full: bool = _key(False, "rescore: read the images even where stored embeddings could go through the new head.", "")
     labels: str | None = _key(
-        None, "reference: CSV with fname, label, is_valid, written from dls before the export.", "labels.csv"
+        None,
+        "reference, rescore: CSV with fname, label, is_valid, written from dls before the export.",
+        "labels.csv",
     )
     actors: int | None = _key(
         None,
@@ -199,6 +213,15 @@ class Config(BaseModel):
             )
         return value
 
+    @field_validator("nights")
+    @classmethod
+    def _range(cls, value: str | None) -> str | None:
+        if value is not None:
+            first, last = _two_days(value)
+            if first > last:
+                raise ValueError(f"the first night comes after the last; expected {last}..{first}")
+        return value
+
     @field_validator("embedding")
     @classmethod
     def _layer_name(cls, value: str) -> str:
@@ -288,11 +311,15 @@ class Config(BaseModel):
 
     def the_webhook(self) -> str | None:
         """Where the verdict is posted: the flag, else DRIVETRAIN_WEBHOOK, else nowhere. A secret: not to be shown."""
-        return (self.webhook.get_secret_value() if self.webhook else os.environ.get(WEBHOOK)) or None
+        return (os.environ.get(WEBHOOK) if self.webhook is None else self.webhook.get_secret_value()) or None
 
     def the_night(self) -> date:
         """The night to work on: the one asked for, else yesterday in UTC, the last complete day."""
         return self.night or datetime.now(UTC).date() - timedelta(days=1)
+
+    def the_nights(self) -> tuple[date, date]:
+        """The first and the last night to rescore; without ``nights`` all that there can be."""
+        return _two_days(self.nights) if self.nights else (date.min, date.max)
 
     def the_source(self) -> str:
         """The source's name: the one given, else made from the images' prefix."""
@@ -316,6 +343,16 @@ class Config(BaseModel):
             raise SettingError(
                 f"images = {images!r} can't be filled in for {night}: {error}. Expected e.g. …/{{night:%Y/%m/%d}}"
             ) from error
+
+
+def _two_days(text: str) -> tuple[date, date]:
+    first, dots, last = text.partition("..")
+    try:
+        if dots:
+            return date.fromisoformat(first), date.fromisoformat(last)
+    except ValueError:
+        pass
+    raise ValueError(f"expected two dates such as 2026-11-01..2026-11-23, found {text!r}")
 
 
 def _carries_secret(uri: str) -> bool:

@@ -22,7 +22,8 @@ class LearnerInfo:
 
     ``transforms`` are those of the valid set in their order, ``unread`` says what was assumed or left to fastai, and
     ``read`` is ``data`` when nothing of the file was run, ``fastai`` when it was unpickled because it is vouched for.
-    Version 0.1.0 always did that, and wrote none of these four.
+    Version 0.1.0 always did that, and wrote none of these four. ``body`` is the sha256 of the network up to the
+    embedding and ``road`` that of how an image gets there; empty where they can't be told, or nobody looked.
     """
 
     model_id: str
@@ -37,6 +38,8 @@ class LearnerInfo:
     transforms: tuple[str, ...] = ()
     unread: tuple[str, ...] = ()
     read: Literal["data", "fastai"] = "fastai"
+    body: str = ""
+    road: str = ""
 
 
 def read_export(store: Store, uri: str, trust: Sequence[str]) -> tuple[bytes, str]:

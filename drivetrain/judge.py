@@ -45,15 +45,18 @@ class Measured:
     verdict: Verdict
 
 
-def judge_run(store: Store, layout: Layout, run: Run, config: Config) -> dict[str, Any]:
-    """Measure, judge and report a committed run, unless the latest record was made from the same inputs."""
+def judge_run(store: Store, layout: Layout, run: Run, config: Config, *, anew: bool = False) -> dict[str, Any]:
+    """Measure, judge and report a committed run, unless the latest record was made from the same inputs.
+
+    With ``anew`` a further record is made all the same.
+    """
     reference = find_reference(store, layout, run)
     accepted = accepted_values(store, layout, run.record.source, reference.run_id if reference else None)
     accepted.pop(run.record.run_id, None)
     alpha = alpha_of(store, layout, config)
     inputs = _inputs(run, reference, config, alpha, accepted)
     done = latest_record(store, layout, run)
-    if done and done[1]["inputs"] == inputs:
+    if done and done[1]["inputs"] == inputs and not anew:
         say(f"Run {run.record.run_id} has been measured with the same settings; nothing to do.")
         return result_of_record(run, *done)
     with busy(f"Measuring {run.record.source} {run.record.name}"):

@@ -31,10 +31,20 @@ def committed_runs(
 
 
 def counting_run(
-    store: Store, layout: Layout, source: str, kind: str, name: str, among: Iterable[str] | None = None
+    store: Store,
+    layout: Layout,
+    source: str,
+    kind: str,
+    name: str,
+    among: Iterable[str] | None = None,
+    *,
+    but: str | None = None,
 ) -> Run | None:
-    """The run of a plan that readers should take: the champion's newest, else the newest of any learner."""
-    runs = committed_runs(store, layout, source, kind, name, among)
+    """The run of a plan that readers should take: the champion's newest, else the newest of any learner.
+
+    ``but``: a model_id whose runs are left out, for who asks what it is to be compared with.
+    """
+    runs = [run for run in committed_runs(store, layout, source, kind, name, among) if run.record.model_id != but]
     champion = current(store, layout, source, "champion")
     preferred = [run for run in runs if champion and run.record.model_id == champion.model_id]
     found = preferred or runs

@@ -25,7 +25,7 @@ from drivetrain.errors import SettingError
 from drivetrain.images import Images
 from drivetrain.layout import Layout
 from drivetrain.lens import PROPERTIES, Matrix, Scores
-from drivetrain.manifest import Label, digest_of, freeze, list_images, with_labels
+from drivetrain.manifest import Label, Plan, digest_of, freeze, list_images, manifest_images, with_labels
 from drivetrain.root import from_json, open_root, to_json
 from drivetrain.run import Run
 from drivetrain.schema import column, matrix
@@ -79,22 +79,25 @@ def build_reference(config: Config) -> dict[str, Any]:
     images = with_labels(listing.images, _label_of(store, config, prefix, listing.images, info.vocab))
     if info.task == "single_label":
         _say_foreign_labels(images, info.vocab)
-    plan = freeze(
-        store,
-        layout,
-        images,
-        source=config.the_source(),
-        kind="plan",
-        name=f"reference-{digest_of(images)[:8]}",
-        prefix=prefix,
-        skipped=listing.skipped,
-    )
+    plan = _frozen(store, layout, images, config.the_source(), prefix, listing.skipped)
     run = begin_run(store, layout, plan, info, config)
     if run.committed():
         say(f"Reference {run.record.run_id} is committed already; nothing to do.")
     finish_run(run, config)
     reference = register(store, layout, run)
     return result_of(run) | {"reference": run.record.run_id, "splits": reference.splits, "labelled": reference.labelled}
+
+
+def relabelled(store: Store, layout: Layout, config: Config, plan: Plan, vocab: Sequence[str]) -> Plan:
+    """The very images of a reference's plan with splits and labels of the config's labels file: a plan of its own."""
+    known = Images(manifest_images(store, plan.paths(layout).manifest(plan.digest)))
+    images = with_labels(known, _label_of(store, config, plan.prefix, known, vocab))
+    return _frozen(store, layout, images, plan.source, plan.prefix, plan.skipped)
+
+
+def _frozen(store: Store, layout: Layout, images: Images, source: str, prefix: str, skipped: dict[str, int]) -> Plan:
+    name = f"reference-{digest_of(images)[:8]}"
+    return freeze(store, layout, images, source=source, kind="plan", name=name, prefix=prefix, skipped=skipped)
 
 
 def register(store: Store, layout: Layout, run: Run) -> Reference:
@@ -137,16 +140,25 @@ def _say_leaks(run: Run) -> None:
 
 def find_reference(store: Store, layout: Layout, run: Run) -> Reference | None:
     """The newest reference made by the same model with the same settings as a run, or None."""
-    folder = layout.references(run.record.model_id)
+    return reference_under(store, layout, run.record.model_id, run.record.settings)
+
+
+def reference_under(store: Store, layout: Layout, model_id: str, settings: dict[str, Any]) -> Reference | None:
+    """The newest reference made by a model with such settings, or None."""
+    folder = layout.references(model_id)
     found = [Reference(**record) for name in store.names(folder) if (record := from_json(store, f"{folder}/{name}"))]
-    wanted = _comparable(run.record.settings)
-    same = [reference for reference in found if _comparable(reference.settings) == wanted]
+    wanted = comparable(settings)
+    same = [reference for reference in found if comparable(reference.settings) == wanted]
     return max(same, key=lambda reference: (reference.created, reference.run_id), default=None)
 
 
-def _comparable(settings: dict[str, Any]) -> dict[str, Any]:
-    """Settings without what makes no difference: OpenVINO is used only where it gives what torch gives."""
-    return settings | ({"engine": "exact"} if settings["engine"] in ("torch", "openvino") else {})
+def comparable(settings: dict[str, Any]) -> dict[str, Any]:
+    """Settings without what makes no difference between a night and its reference.
+
+    OpenVINO is used only where it gives what torch gives, and a head alone only where it gives what the images give.
+    """
+    told = {key: value for key, value in settings.items() if key != "head_of"}
+    return told | ({"engine": "exact"} if settings["engine"] in ("torch", "openvino") else {})
 
 
 def scores_of(rows: pa.Table, vocab: Sequence[str]) -> Scores:

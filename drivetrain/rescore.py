@@ -1,51 +1,304 @@
-"""After a retrain: an old run's frozen manifest under a new learner, and the two runs side by side.
+"""After a retrain: frozen manifests of old runs under a new learner, and each two runs side by side.
 
-Knows two runs. Nothing of the old run is touched; the new one is a run like any other.
+Knows one learner and the runs that it is to be held against. Nothing of an old run is touched; a new one is a run like
+any other. Where the new learner's body is the old one's, stored embeddings go through its head and no image is read
+(`heads` says whether that may be).
 """
 
+import json
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from datetime import date
+from functools import cached_property
 from typing import Any
+
+from pydantic import SecretStr
 
 from drivetrain import site
 from drivetrain.admit import admit_learner
-from drivetrain.comparing import compare_and_publish, said_of
+from drivetrain.comparing import compare_and_publish, known_comparison, said_of
 from drivetrain.config import Config
 from drivetrain.console import say
 from drivetrain.doctor import check_first
-from drivetrain.errors import SettingError
-from drivetrain.judge import judge_run
-from drivetrain.manifest import find_plan
-from drivetrain.reference import find_reference
+from drivetrain.errors import DrivetrainError, SettingError
+from drivetrain.export import LearnerInfo
+from drivetrain.heads import why_not
+from drivetrain.judge import judge_run, result_of_record
+from drivetrain.layout import Layout
+from drivetrain.manifest import Plan, find_plan
+from drivetrain.nights import latest_record
+from drivetrain.planruns import committed_runs, counting_run
+from drivetrain.reference import comparable, find_reference, reference_under, register, relabelled
 from drivetrain.root import open_root
 from drivetrain.run import Run
-from drivetrain.score import begin_run, finish_run, result_of
+from drivetrain.score import begin_run, finish_run, result_of, run_to_score, settings_of
+from drivetrain.store import Store
+
+
+@dataclass(frozen=True)
+class _Retrained:
+    """A new learner in a root, and what was found out about old learners on the way."""
+
+    store: Store
+    layout: Layout
+    config: Config
+    info: LearnerInfo
+    reasons: dict[str, str] = field(default_factory=dict)
+
+    @cached_property
+    def settings(self) -> dict[str, Any]:
+        """What the new learner's runs have in common, whichever exact engine computes them."""
+        return comparable(settings_of(self.config, "int8" if self.config.engine == "int8" else "torch"))
+
+    @property
+    def anew(self) -> bool:
+        """Whether comparisons and verdicts are made again."""
+        return self.config.reprocess == "all"
+
+
+def rescore_runs(config: Config) -> dict[str, Any]:
+    """Score what was scored before under the config's learner: one run, the nights of a range, or all of a source.
+
+    Needs ``root``, ``learner``, and exactly one of ``run``, ``nights`` and ``all``; the last two need ``source``.
+    Returns what `rescore_run` or `rescore_nights` does. Raises SettingError otherwise.
+    """
+    given = [f"--{key}" for key in ("run", "nights", "all") if getattr(config, key)]
+    if len(given) != 1:
+        found = f"{' and '.join(given)} together" if given else "none of them"
+        raise SettingError(
+            f"What is to be rescored? Expected one of --run, --nights and --all, found {found}. E.g.\n"
+            "--run shop-2026-11-23-3fa9c1d2-9b1e22aa   or   --source shop --nights 2026-11-01..2026-11-23"
+        )
+    return rescore_run(config) if config.run else rescore_nights(config)
 
 
 def rescore_run(config: Config) -> dict[str, Any]:
     """Score an old run's images again under the config's learner, and compare the two runs.
 
-    Needs ``root``, ``learner``, ``run``. Returns the job's result with ``comparison`` (the page) and ``agreement``; for
-    a night whose new learner has a reference, the new verdict too. The same config again resumes.
+    Needs ``root``, ``learner``, ``run``. Returns the job's result with ``comparison`` (the page), ``agreement`` and
+    ``made``; for a night whose new learner has a reference, the new verdict too. The same config again resumes.
+    Raises SettingError when the run is not committed, or is this learner's own.
     """
     _, _, run_id = config.need("root", "learner", "run")
     store, layout = open_root(config, existing=True)
     old = Run.find(store, layout, run_id)
     if old.committed() is None:
         raise SettingError(f"The run {run_id} is not committed yet. Run its own command again to finish it.")
-    # Its images are those of the old run, wherever the config points.
-    check_first(config.model_copy(update={"images": None}))
-    info = admit_learner(store, layout, config)
-    plan = find_plan(store, layout, old.record.source, old.record.kind, old.record.name)
-    if plan is None:
-        raise SettingError(f"The plan of run {run_id} is gone from {layout.sources}.")
-    new = begin_run(store, layout, plan, info, config, rescore_of=run_id)
-    if new.record.run_id == run_id:
+    work = _admitted(store, layout, config)
+    record = old.record
+    known = _known(work, committed_runs(store, layout, record.source, record.kind, record.name))
+    if known and known.record.run_id in (run_id, old.newest().record.run_id):
         raise SettingError(f"Run {run_id} was made by this very learner with these settings. Give the new --learner.")
-    if new.committed():
-        say(f"Run {new.record.run_id} is committed already; nothing to score.")
-    finish_run(new, config)
-    comparison = compare_and_publish(store, layout, old, new)
-    result = result_of(new)
-    if new.record.kind == "night" and find_reference(store, layout, new):
-        result = judge_run(store, layout, new, config)
+    if record.kind == "night":
+        _reference(work, [old])
+    new, made = _scored(work, old, known)
+    result = result_of(new) | _judged(work, new) | _compared(work, old, new) | {"made": made}
     site.build(store, layout)
-    return result | said_of(layout, comparison)
+    return result
+
+
+def rescore_nights(config: Config) -> dict[str, Any]:
+    """Score the nights of a source under the config's learner, oldest first, and compare each with its counting run.
+
+    Needs ``root``, ``learner``, ``source``, and ``nights`` (A..B) or ``all``. Returns the learner's ``nights``, each
+    with what was made of it, and its ``reference``. The same config again goes on, and does nothing where all is done.
+    Raises SettingError when no night of the range was ever scored; whatever ends a night ends the rest.
+    """
+    if not config.images:
+        config.need("source")
+    config.need("root", "learner")
+    store, layout = open_root(config, existing=True)
+    source = config.the_source()
+    names = store.names(layout.runs)
+    chosen = dict(_scored_nights(store, layout, source, config, names))
+    if not chosen:
+        raise SettingError(_no_such_nights(store, layout, source, config))
+    work = _admitted(store, layout, config)
+    # What they are held against: the champion's run, else the newest; never the new learner's own if there is another.
+    others = {
+        name: counting_run(store, layout, source, "night", name, names, but=work.info.model_id) for name in chosen
+    }
+    pairs = {name: others[name] or runs[-1] for name, runs in chosen.items()}
+    reference = _reference(work, list(pairs.values()))
+    done: list[dict[str, Any]] = []
+    for name, old in pairs.items():
+        say(f"Night {name} of {source}, {len(done) + 1} of {len(pairs)}")
+        try:
+            done.append(_night(work, old, _known(work, chosen[name])))
+        except (DrivetrainError, OSError):
+            ended = f"{len(done)} of {len(pairs)} nights are done; night {name} ended with an error."
+            say(f"{ended} The same command goes on there.")
+            raise
+    site.build(store, layout)
+    too_many = any([night.pop("too_many_failed") for night in done])
+    return {
+        "learner": work.info.model_id,
+        "nights": done,
+        "reference": reference,
+        "too_many_failed": too_many,
+        "reasons": {},
+    }
+
+
+def _admitted(store: Store, layout: Layout, config: Config) -> _Retrained:
+    # Its images are those of the old run, wherever the config points; and old nights are no news for a chat.
+    config = config.model_copy(update={"webhook": SecretStr("")})
+    check_first(config.model_copy(update={"images": None}))
+    return _Retrained(store, layout, config, admit_learner(store, layout, config))
+
+
+def _scored_nights(
+    store: Store, layout: Layout, source: str, config: Config, names: list[str]
+) -> Iterator[tuple[str, list[Run]]]:
+    """The nights of the range that any learner has scored, oldest first, with their runs; the others are named."""
+    first, last = config.the_nights()
+    for name in sorted(store.names(layout.nights(source))):
+        if not first <= _day(name) <= last:
+            continue
+        if runs := committed_runs(store, layout, source, "night", name, names):
+            yield name, runs
+        else:
+            say(f"Night {name} of {source} was never scored to its end; first: drivetrain nightly --night {name}")
+
+
+def _day(name: str) -> date:
+    try:
+        return date.fromisoformat(name)
+    except ValueError:
+        return date.min
+
+
+def _no_such_nights(store: Store, layout: Layout, source: str, config: Config) -> str:
+    there = sorted(store.names(layout.nights(source)))
+    if not there:
+        known = [each for each in store.names(layout.sources) if store.names(layout.nights(each))]
+        return f"Source {source!r} has no night under {layout.root}. Sources with nights: {', '.join(known) or 'none'}."
+    what = f"the range {config.nights}" if config.nights else f"source {source!r}"
+    return f"No scored night in {what}. Source {source!r} has nights from {there[0]} to {there[-1]}."
+
+
+def _night(work: _Retrained, old: Run, known: Run | None) -> dict[str, Any]:
+    """One night of many: scored, compared, judged, or found done."""
+    started = time.monotonic()
+    new, made = _scored(work, old, known)
+    result = result_of(new) | _judged(work, new) | _compared(work, old, new)
+    kept = ("run_id", "agreement", "flips", "comparison", "failed", "too_many_failed")
+    seconds = round(time.monotonic() - started, 3)
+    about = {key: result[key] for key in kept}
+    return {"night": old.record.name} | about | {"verdict": result.get("verdict"), "made": made, "seconds": seconds}
+
+
+def _known(work: _Retrained, runs: list[Run]) -> Run | None:
+    """Of the committed runs of a plan the new learner's newest that serves for what is asked, or None."""
+    mine = [
+        run
+        for run in runs
+        if run.record.model_id == work.info.model_id
+        and comparable(run.record.settings) == work.settings
+        and not (work.config.full and run.record.made_from)
+    ]
+    return mine[-1] if mine else None
+
+
+def _scored(work: _Retrained, old: Run, known: Run | None) -> tuple[Run, str]:
+    """The new learner's committed run over an old run's images, and how it was made: scored, head only, or known."""
+    if known is None:
+        new = _begun(work, _plan_of(work, old), old)
+        made = "head only" if new.record.head_only else "scored"
+        # Another command may have finished it by now.
+        made = "known" if new.committed() else made
+        finish_run(new, work.config)
+        return new, made
+    commit = known.committed()
+    if work.config.reprocess != "missing" and commit and commit.failed:
+        again = run_to_score(known, work.config.model_copy(update={"retry_failed": True}))
+        finish_run(again, work.config)
+        return again, "scored"
+    say(f"Run {known.record.run_id} is committed already; nothing to score.")
+    return known, "known"
+
+
+def _plan_of(work: _Retrained, run: Run) -> Plan:
+    record = run.record
+    plan = find_plan(work.store, work.layout, record.source, record.kind, record.name)
+    if plan is None:
+        raise SettingError(f"The plan of run {record.run_id} is gone from {work.layout.sources}.")
+    return plan
+
+
+def _begun(work: _Retrained, plan: Plan, old: Run) -> Run:
+    """The new learner's run of a plan that an old run has scored: of its embeddings where that may be."""
+    old_id = old.record.run_id
+    head_only = not work.config.full and not _reason(work, old)
+    made_from = old_id if head_only else None
+    return begin_run(work.store, work.layout, plan, work.info, work.config, rescore_of=old_id, made_from=made_from)
+
+
+def _reason(work: _Retrained, old: Run) -> str:
+    """Why the images of a run have to be read, or an empty text; said once for each old learner."""
+    record = old.record
+    key = json.dumps([record.model_id, record.embedding_size, record.settings["engine"], comparable(record.settings)])
+    if key not in work.reasons:
+        work.reasons[key] = why_not(work.store, work.layout, old, work.info, work.config)
+        if reason := work.reasons[key]:
+            say(f"Images are read again: {reason}.")
+        else:
+            same = f"The body of {work.info.model_id} is that of {record.model_id} to the bit"
+            say(f"{same}: stored embeddings go through the new head, and no image is read to score them.")
+    return work.reasons[key]
+
+
+def _reference(work: _Retrained, olds: list[Run]) -> str | None:
+    """The new learner's reference: the one that is there, else made of the old learner's; None without either."""
+    model_id = work.info.model_id
+    if found := reference_under(work.store, work.layout, model_id, work.settings):
+        return found.run_id
+    learners = {json.dumps([old.record.model_id, comparable(old.record.settings)]): old for old in olds}
+    for old in reversed(learners.values()):
+        before = find_reference(work.store, work.layout, old) if old.record.model_id != model_id else None
+        if before:
+            return _reference_like(work, Run.find(work.store, work.layout, before.run_id))
+    say(
+        "Neither learner has a reference: the nights are compared, and not judged. To have them judged, score the "
+        "training set first:   drivetrain reference --learner … --images … --labels …"
+    )
+    return None
+
+
+def _reference_like(work: _Retrained, before: Run) -> str:
+    """Score the frozen images of an old learner's reference under the new one, and make that its reference."""
+    old_id, model_id = before.record.run_id, work.info.model_id
+    plan = _plan_of(work, before)
+    say(f"The learner {model_id} has no reference yet; the images of {old_id} become its reference first.")
+    if work.config.labels:
+        plan = relabelled(work.store, work.layout, work.config, plan, work.info.vocab)
+    else:
+        say(
+            "Which images are held out is taken from that one. If the new learner was trained on some of them, nobody "
+            "can know: it would be too sure of them, and nights would look drifted. Give its labels file: --labels …"
+        )
+    run = _begun(work, plan, before)
+    finish_run(run, work.config)
+    register(work.store, work.layout, run)
+    say(f"What a test against it can see says   drivetrain drift selftest --run {run.record.run_id}")
+    return run.record.run_id
+
+
+def _judged(work: _Retrained, new: Run) -> dict[str, Any]:
+    """The verdict on a night under the new learner; nothing for other plans, or where there is no reference."""
+    if new.record.kind != "night" or not find_reference(work.store, work.layout, new):
+        return {}
+    done = latest_record(work.store, work.layout, new)
+    mine = done is not None and done[1]["run_id"] == new.record.run_id and done[1]["inputs"]["reference"]
+    if done and mine and not work.anew:
+        return result_of_record(new, *done)
+    return judge_run(work.store, work.layout, new, work.config, anew=work.anew)
+
+
+def _compared(work: _Retrained, old: Run, new: Run) -> dict[str, Any]:
+    """What a job prints about old and new side by side; nothing to compare where there is no image, or one run only."""
+    if not new.record.images or old.record.run_id == new.record.run_id:
+        return {"agreement": None, "flips": 0, "comparison": None}
+    known = None if work.anew else known_comparison(work.store, work.layout, old, new)
+    return known or said_of(work.layout, compare_and_publish(work.store, work.layout, old, new))

@@ -36,7 +36,8 @@ class RunRecord:
 
     ``settings`` are those that change a value in a row; they and the plan and the model make the run's id.
     ``engine_note`` says why the engine is not the fast one. ``retry_of`` is the run whose failed images this one scores
-    again, and whose other rows it keeps.
+    again, and whose other rows it keeps. ``made_from`` is the run whose stored embeddings went through this learner's
+    head, without an image being read; None for a run that was made from images.
     """
 
     run_id: str
@@ -59,6 +60,12 @@ class RunRecord:
     rescore_of: str | None = None
     engine_note: str = ""
     retry_of: str | None = None
+    made_from: str | None = None
+
+    @property
+    def head_only(self) -> bool:
+        """Whether its rows come of embeddings; one that scores failed images again reads those."""
+        return self.made_from is not None and self.retry_of is None
 
 
 @dataclass(frozen=True)

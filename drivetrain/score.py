@@ -73,14 +73,28 @@ def score_images(config: Config) -> dict[str, Any]:
 
 
 def begin_run(
-    store: Store, layout: Layout, plan: Plan, info: LearnerInfo, config: Config, rescore_of: str | None = None
+    store: Store,
+    layout: Layout,
+    plan: Plan,
+    info: LearnerInfo,
+    config: Config,
+    *,
+    rescore_of: str | None = None,
+    made_from: str | None = None,
 ) -> Run:
     """Start the run of a plan under a learner, or find the one started before.
 
+    With ``made_from`` it is a run of its own, whose rows come of that run's embeddings and the learner's head.
     Raises SettingError when another command scores the plan with other settings at this moment.
     """
-    engine, note = choose_engine(store, layout, config, info, partial(_some_images, store, layout, plan, info.model_id))
-    settings = settings_of(config, engine)
+    if made_from:
+        # Torch computes the head; whether another engine would give the same was never asked, for want of an image.
+        engine, note = "torch", f"only the head was computed, from the embeddings of {made_from}"
+    else:
+        some = partial(_some_images, store, layout, plan, info.model_id)
+        engine, note = choose_engine(store, layout, config, info, some)
+    # Its values differ by the rounding of stored embeddings, so it is never the run that reads the images.
+    settings = settings_of(config, engine) | ({"head_of": made_from} if made_from else {})
     record = RunRecord(
         run_id=run_id_of(plan, info.sha256, settings),
         source=plan.source,
@@ -101,6 +115,7 @@ def begin_run(
         created=datetime.now(UTC).isoformat(timespec="seconds"),
         rescore_of=rescore_of,
         engine_note=note,
+        made_from=made_from,
     )
     refuse_another(store, layout, record)
     return Run.begin(store, layout, plan.paths(layout).manifest(plan.digest), record)
@@ -210,19 +225,21 @@ def _watched(
     record = run.record
     if done:
         say(f"Resuming {record.run_id}: {record.shards - len(missing):,} of {record.shards:,} parts are there.")
+    # A head is too little work for a GPU.
+    gpus = 0.0 if record.head_only else config.gpus_per_actor
     make = partial(
-        _scorer,
+        _head_scorer if record.head_only else _scorer,
         run.store.options,
         run.layout.root,
         record.run_id,
         config.batch_size,
         vouched=record.sha256 in config.trust,
         one_thread=config.actors != 0,
-        gpu=config.gpus_per_actor > 0,
+        gpu=gpus > 0,
     )
     waiting = len(missing)
     with Counting(f"Scoring {record.source} {record.name}", record.images, done) as progress:
-        for shard, counts in pool.run_tasks(make, missing, actors=config.actors, gpus_per_actor=config.gpus_per_actor):
+        for shard, counts in pool.run_tasks(make, missing, actors=config.actors, gpus_per_actor=gpus):
             waiting -= 1
             progress.add(counts.rows, counts.failed)
             numbers.add(counts.rows, counts.failed, waiting)
@@ -234,6 +251,13 @@ def _scorer(*about: Any, **how: Any) -> pool.Worker[PartCounts]:
     from drivetrain.shard import ShardScorer
 
     return ShardScorer(*about, **how)
+
+
+def _head_scorer(*about: Any, **how: Any) -> pool.Worker[PartCounts]:
+    """The same for a run whose rows come of another run's embeddings."""
+    from drivetrain.heads import HeadScorer
+
+    return HeadScorer(*about, **how)
 
 
 def result_of(run: Run) -> dict[str, Any]:

@@ -8,7 +8,7 @@ def lines_of(result: dict[str, Any]) -> list[str]:
     lines = []
     if "rows" in result:
         lines.append(f"{result['rows']:,} images, {result['failed']:,} failed; rows in {result['parts']}")
-    if result.get("too_many_failed"):
+    if result.get("too_many_failed") and "nights" not in result:
         lines.append(
             f"Too many images failed: {result['reasons']}. If that is usual, raise --max-failed for the next run."
         )
@@ -33,7 +33,9 @@ def lines_of(result: dict[str, Any]) -> list[str]:
     if "shadow_run_id" in result:
         scope = f" in the scope {result['scope']}" if result["scope"] else ""
         lines.append(f"Beside the champion: {result['shadow']}{scope}, run {result['shadow_run_id']}")
-    if "comparison" in result:
+    if "learner" in result and "nights" in result:
+        lines += _rescored(result)
+    if result.get("comparison"):
         agreement = result["agreement"]
         same = f"{agreement:.1%} of the labels are the same; " if agreement is not None else ""
         lines.append(f"{same}comparison: {result['comparison']}")
@@ -67,6 +69,26 @@ def night_line(night: dict[str, Any]) -> str:
     word = " ".join(each for each in (night["verdict"], night["state"] if night["state"] != "done" else "") if each)
     lever = " ".join(dict.fromkeys(each for each in (night["lever"], night["command"]) if each))
     return f"{night['source']}  {night['night']}  {word:8}  {night['images']:>9,} images  {lever}"
+
+
+def _rescored(result: dict[str, Any]) -> list[str]:
+    """The nights under a new learner, a line each, and in what they can be opened."""
+    lines = []
+    for night in result["nights"]:
+        agreement = night["agreement"]
+        same = (
+            "no labels to compare" if agreement is None else f"{agreement:6.1%} same labels, {night['flips']:,} flips"
+        )
+        judged = f"  {night['verdict']}" if night["verdict"] else ""
+        lines.append(f"{night['night']}  {night['made']:9}  {same}, {night['failed']:,} failed{judged}")
+        if night["comparison"]:
+            lines.append(f"            {night['comparison']}")
+    lines.append(
+        f"{len(result['nights'])} nights under {result['learner']}; reference: {result['reference'] or 'none'}"
+    )
+    if result["too_many_failed"]:
+        lines.append("In at least one night too many images failed. To score those again: --reprocess failed")
+    return lines
 
 
 def _seen(found: dict[str, Any]) -> list[str]:
@@ -110,6 +132,7 @@ def _about(learner: dict[str, Any]) -> list[str]:
         f"pixels        {learner['pixels']}",
         *(f"                {transform}" for transform in learner["transforms"]),
         f"engine        {learner['engine']}",
+        f"body          {learner['body'] or 'not to be compared: ' + learner['no_body']}",
         "layers        " + ", ".join(f"{name} {kind}" for name, kind in learner["layers"].items()),
     ]
     return lines + [f"note          {note}" for note in learner["unread"]]

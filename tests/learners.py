@@ -12,6 +12,7 @@ import pandas as pd
 import torch
 from fastai.vision.all import (
     BCEWithLogitsLossFlat,
+    BnFreeze,
     CategoryBlock,
     ColReader,
     ColSplitter,
@@ -30,6 +31,8 @@ from fastai.vision.all import (
     aug_transforms,
     create_head,
     imagenet_stats,
+    load_learner,
+    params,
     resnet18,
     vision_learner,
 )
@@ -168,3 +171,26 @@ def grey_learner(paths: list[Path]) -> Learner:
     )  # fmt: skip
     dls = block.dataloaders(frame_of(paths), bs=8, num_workers=0)
     return train(Learner(dls, small_model(dls.c, channels=1)))
+
+
+def body_and_head(model: nn.Module) -> list[list[nn.Parameter]]:
+    return [params(model[0]), params(model[1])]
+
+
+def retrained_head(export: Exported, folder: Path, path: Path, *, frozen_norms: bool = True, size: int = 0) -> Exported:
+    """A learner whose body is that of another, trained on a folder by label: the head alone, or with batch norms as well.
+
+    ``size`` adds a Resize to its transforms.
+    """
+    torch.manual_seed(1)
+    dls = ImageDataLoaders.from_folder(
+        folder, valid_pct=0.5, seed=1, bs=32, num_workers=0, item_tfms=Resize(size) if size else None
+    )
+    model = load_learner(export.path).model
+    learn = Learner(
+        dls, model, splitter=body_and_head, train_bn=not frozen_norms,
+        cbs=BnFreeze() if frozen_norms else None,
+    )  # fmt: skip
+    learn.freeze()
+    train(learn, 2, 1e-2)
+    return exported(learn, path)

@@ -7,6 +7,7 @@
     guard     which names may be unpickled of a learner that is vouched for
     own       fastai's own way, for learners that are vouched for and hold what nobody knows
     engines   what computes the network exactly
+    body      what of the network lies before the embedding, and how two differ there
     int8      what computes it nearly, and faster
     scorer    all of it together: images in, predictions out
 
@@ -21,8 +22,18 @@ import sys
 if not any(os.path.exists(device) for device in ("/dev/nvidiactl", "/dev/kfd")):
     sys.modules.setdefault("triton", None)  # type: ignore[arg-type]
 
+from drivetrain.learner.body import Body, difference
 from drivetrain.learner.engines import engine_version
 from drivetrain.learner.header import flags_of
 from drivetrain.learner.scorer import ExportedLearner, Predictions, embedding_layer, open_learner
 
-__all__ = ["ExportedLearner", "Predictions", "embedding_layer", "engine_version", "flags_of", "open_learner"]
+__all__ = [
+    "Body",
+    "ExportedLearner",
+    "Predictions",
+    "difference",
+    "embedding_layer",
+    "engine_version",
+    "flags_of",
+    "open_learner",
+]

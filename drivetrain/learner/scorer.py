@@ -22,6 +22,7 @@ from torch import nn
 
 from drivetrain.errors import DrivetrainError, ImageError, LearnerError, TrustError
 from drivetrain.export import LearnerInfo, how_to_trust
+from drivetrain.learner.body import Body, body_of, head_of, road_of
 from drivetrain.learner.engines import (
     CPU_BATCH,
     Engine,
@@ -217,7 +218,10 @@ class ExportedLearner:
 
     def _forward(self, engine: Engine, items: Sequence[Any]) -> Predictions:
         batch = self._own.batch(items) if self._own else np.stack(items)
-        found, embeddings = engine.run(batch)
+        return self._predictions(*engine.run(batch))
+
+    def _predictions(self, found: npt.NDArray[np.float32], embeddings: npt.NDArray[np.float32] | None) -> Predictions:
+        """What the network's last layer says, as ``get_preds`` gives it."""
         raw = torch.from_numpy(found)
         loss = self._recipe.loss
         if loss.activation == "softmax":
@@ -232,6 +236,43 @@ class ExportedLearner:
             embeddings,
         )
 
+    def body(self) -> Body:
+        """The network up to its embedding, to be held against another learner's.
+
+        Raises LearnerError with the reason why no other learner's embeddings could go through this one's head.
+        """
+        try:
+            self.head  # noqa: B018  # a body is of use to nobody whose head can't be run alone
+            return body_of(self._recipe.model, self.info.layer)
+        except LearnerError:
+            raise
+        except Exception as error:  # the network is the file's, and so is what goes wrong with it
+            raise LearnerError(f"its layers can't be told apart: {shown(short(error))}") from error
+
+    def road(self) -> str:
+        """The sha256 of how an image becomes what the network takes. Raises LearnerError where only fastai knows."""
+        return road_of(self._recipe)
+
+    @cached_property
+    def head(self) -> nn.Module:
+        """What computes the last layer from an embedding. Raises LearnerError with the reason why it can't be alone."""
+        if self._layer is None:
+            raise LearnerError("no embedding is stored")
+        road_of(self._recipe)
+        noise = np.random.default_rng(0).integers(0, 256, (256, 256, 3), dtype=np.uint8)
+        items = [self.prepare(_png(image), 256 * 256)[0] for image in (_gray(), Image.fromarray(noise))]
+        return head_of(self._recipe.model, self.info.layer, self._layer, lambda: self.eager.run(np.stack(items)))
+
+    def predict_from(self, embeddings: npt.NDArray[np.float32]) -> Predictions:
+        """What the head makes of stored embeddings (n, d), of a learner with the same body. No image is needed.
+
+        They are stored with the mantissa rounded to 10 bits, so that probabilities differ a little from those of the
+        images. Raises LearnerError when the head can't be run alone.
+        """
+        with torch.inference_mode():
+            raw = self.head(torch.from_numpy(embeddings)).float()
+        return self._predictions(raw.flatten(1).numpy() if raw.ndim > 1 else raw.reshape(-1, 1).numpy(), embeddings)
+
     def details(self) -> dict[str, Any]:
         """What a person wants to know beside `info`: parameters, activation, layers, and what computes it."""
         model = self._recipe.model
@@ -239,7 +280,13 @@ class ExportedLearner:
             fast = f"OpenVINO {engine_version()} takes it; a run holds it against torch first" if self.fast else ""
         except LearnerError as error:
             fast = f"torch only: {error}"
+        try:
+            body, no_body = self.body().digest, ""
+        except LearnerError as error:
+            body, no_body = "", str(error)
         return {
+            "body": body,
+            "no_body": no_body,
             "parameters": sum(each.numel() for each in model.parameters()),
             "activation": self._recipe.loss.activation,
             "threshold": self._recipe.loss.threshold if self._recipe.task == "multi_label" else None,
@@ -252,15 +299,23 @@ class ExportedLearner:
 
     def _probe(self) -> tuple[int, int]:
         """The number of outputs and the embedding's size, from one gray image."""
-        sink = io.BytesIO()
-        Image.new("RGB", (256, 256), (128, 128, 128)).save(sink, "PNG")
         try:
-            found = self._forward(self.eager, [self.prepare(sink.getvalue(), 256 * 256)[0]])
+            found = self._forward(self.eager, [self.prepare(_png(_gray()), 256 * 256)[0]])
         except Exception as error:
             raise LearnerError(
                 f"The learner fails on a plain gray image of 256 x 256 pixels: {short(error)}"
             ) from error
         return found.outputs.shape[1], 0 if found.embeddings is None else found.embeddings.shape[1]
+
+
+def _gray() -> Image.Image:
+    return Image.new("RGB", (256, 256), (128, 128, 128))
+
+
+def _png(image: Image.Image) -> bytes:
+    sink = io.BytesIO()
+    image.save(sink, "PNG")
+    return sink.getvalue()
 
 
 def open_learner(

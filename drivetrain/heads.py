@@ -1,0 +1,168 @@
+"""Stored embeddings through a new head: whether that may be, and what an actor holds for it.
+
+Knows two learners whose bodies are equal to the bit, and the rows of the run that one of them made. Reads no image and
+fetches nothing but parts. What is asked first is whether every step from an image to its embedding is the same; one
+step that differs, or can't be compared, and the images are read.
+"""
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from drivetrain.admit import known_learner
+from drivetrain.config import Config, Options
+from drivetrain.console import busy
+from drivetrain.errors import LearnerError, RunError
+from drivetrain.export import LearnerInfo
+from drivetrain.layout import Layout
+from drivetrain.run import PartCounts, Run
+from drivetrain.schema import matrix, row_schema
+from drivetrain.store import Store
+
+# What a learner says of an image, beside the embedding.
+SAID = ("label", "label_index", "labels", "values", "confidence", "margin", "entropy", "energy", "probs")
+
+
+def why_not(store: Store, layout: Layout, old: Run, info: LearnerInfo, config: Config) -> str:
+    """Why a run's embeddings can't go through the head of another learner, the first reason; empty if they can."""
+    record, settings = old.record, old.record.settings
+    if not record.embedding_size:
+        return f"run {record.run_id} has no embeddings"
+    if config.embedding == "none":
+        return 'embedding = "none" keeps no embeddings'
+    if "int8" in (settings["engine"], config.engine):
+        whose = record.run_id if settings["engine"] == "int8" else "the new run"
+        return f"the engine of {whose} is int8, whose embeddings are its own"
+    for key in ("embedding", "precision", "max_pixels"):
+        if settings[key] != getattr(config, key):
+            return f"{key} was {settings[key]!r} there and is {getattr(config, key)!r} here"
+    before = known_learner(store, layout, record.model_id, settings["embedding"])
+    if before is None:
+        return f"nothing is known of the learner {record.model_id} any more"
+    for each in (before, info):
+        if each.read == "fastai":
+            return f"the learner {each.model_id} was opened by running its code, which can't be compared"
+    if before.body and before.road and (before.body, before.road) == (info.body, info.road):
+        return ""
+    return _looked_at(store, layout, before, info, config)
+
+
+def _looked_at(store: Store, layout: Layout, before: LearnerInfo, info: LearnerInfo, config: Config) -> str:
+    """The same, when two learners have to be opened to know it."""
+    from drivetrain.learner import difference, open_learner
+
+    with busy("Holding the new learner's body against the old one's"):
+        found = []
+        for each in (before, info):
+            try:
+                opened = open_learner(store.read(layout.export(each.model_id)), each.sha256, config.embedding)
+                found.append((opened.body(), opened.road()))
+            except (LearnerError, OSError) as error:
+                return f"the learner {each.model_id} can't be compared: {error}"
+    (old_body, old_road), (new_body, new_road) = found
+    if old_road != new_road:
+        return f"images are prepared otherwise: {_only(before, info)} there, {_only(info, before)} here"
+    return difference(old_body, new_body)
+
+
+def _only(one: LearnerInfo, other: LearnerInfo) -> str:
+    """The transforms of one learner that another does not have; all of them where their texts are the same."""
+    own = [each for each in one.transforms if each not in other.transforms]
+    return ", ".join(own or one.transforms)
+
+
+class HeadScorer:
+    """Scores embeddings of another run's parts: what each actor holds. Opens the learner once, when it is made."""
+
+    def __init__(
+        self,
+        options: Options,
+        root: str,
+        run_id: str,
+        batch_size: int,
+        *,
+        vouched: bool = False,
+        one_thread: bool = False,
+        gpu: bool = False,
+    ) -> None:
+        # It imports torch, which the driver that asks `why_not` seldom needs.
+        from drivetrain.shard import open_for_run
+
+        store, layout = Store(options), Layout(root)
+        self._run = Run.find(store, layout, run_id)
+        record = self._run.record
+        assert record.made_from is not None, "a run that is made from another one's embeddings"
+        self._old = Run.find(store, layout, record.made_from)
+        self._learner = open_for_run(store, layout, record, vouched=vouched, one_thread=one_thread, gpu=gpu)
+
+    def run(self, task: int, upcoming: int | None = None) -> PartCounts:
+        """Make one shard's part of the old one. Raises RunError when that holds other images than the manifest."""
+        images, rows = self._run.shard(task), self._old.part(task)
+        if not rows["uri"].equals(images["uri"]):
+            raise RunError(
+                f"{self._old.paths.part(task)} holds other images than the manifest of {self._run.record.run_id}. "
+                "Read the images instead: the same command with   --full"
+            )
+        return self._run.save_part(task, self._with_new_head(rows, images))
+
+    def steps(
+        self, task: int, first: int | None, without: frozenset[int]
+    ) -> Iterator[tuple[int | None, PartCounts | None]]:
+        """The same: a part has no steps that could be left out, since no image of anybody's is opened."""
+        yield None, self.run(task)
+
+    def _with_new_head(self, rows: pa.Table, images: pa.Table) -> pa.Table:
+        """A part's rows with what the new head says; what is known of the images, and failed rows, stay as they are."""
+        record = self._run.record
+        scored = pc.equal(rows["status"], "ok").combine_chunks()
+        embeddings = rows["embedding"].combine_chunks().filter(scored)
+        said = columns_of(self._learner, matrix(pa.chunked_array([embeddings]))) if len(embeddings) else {}
+        # A scored row takes its place among the scored; a failed one takes null.
+        places = pc.if_else(scored, pc.subtract(pc.cumulative_sum(pc.cast(scored, pa.int64())), 1), None)
+        columns: dict[str, Any] = {name: rows[name] for name in rows.column_names}
+        schema = row_schema(record.embedding_size)
+        for name in SAID:
+            found = said.get(name)
+            columns[name] = pa.nulls(len(rows), schema.field(name).type) if found is None else found.take(places)
+        columns |= {name: images[name] for name in ("split", "true_label")}
+        columns |= {name: pa.array([getattr(record, name)] * len(rows)) for name in ("model_id", "run_id")}
+        return pa.table([columns[name] for name in schema.names], schema.names).cast(schema)
+
+
+def columns_of(learner: Any, embeddings: npt.NDArray[np.float32]) -> dict[str, pa.Array]:
+    """What a learner's head says of embeddings (n, d): the columns of n rows, without those that stay null."""
+    info, found = learner.info, learner.predict_from(embeddings)
+    outputs = found.outputs
+    if info.task == "regression":
+        return {"values": _lists(outputs)}
+    top, rows = outputs.argmax(1), np.arange(len(outputs))
+    words = pa.array(info.vocab, pa.string())
+    label = words.take(pa.array(top))
+    columns = {
+        "label": label,
+        "label_index": pa.array(top.astype(np.int32)),
+        "labels": pa.ListArray.from_arrays(pa.array(np.arange(len(top) + 1, dtype=np.int32)), label),
+        "confidence": pa.array(outputs[rows, top]),
+        "probs": _lists(outputs),
+    }
+    if found.chosen is not None:
+        ends = np.concatenate([[0], np.cumsum(found.chosen.sum(1))]).astype(np.int32)
+        chosen = words.take(pa.array(np.nonzero(found.chosen)[1]))
+        return columns | {"labels": pa.ListArray.from_arrays(pa.array(ends), chosen)}
+    second = np.partition(outputs, -2, 1)[:, -2].astype(np.float64) if outputs.shape[1] > 1 else 0.0
+    logs = np.log(outputs, out=np.zeros_like(outputs), where=outputs > 0)
+    columns |= {
+        "margin": pa.array((outputs[rows, top].astype(np.float64) - second).astype(np.float32)),
+        "entropy": pa.array(-(outputs * logs).sum(1)),
+    }
+    return columns | ({} if found.energy is None else {"energy": pa.array(found.energy)})
+
+
+def _lists(values: npt.NDArray[np.float32]) -> pa.Array:
+    """Rows of numbers as a column of lists."""
+    ends = pa.array(np.arange(len(values) + 1, dtype=np.int32) * np.int32(values.shape[1]))
+    return pa.ListArray.from_arrays(ends, pa.array(np.ascontiguousarray(values).reshape(-1)))
