@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from drivetrain.reference import build_reference
     from drivetrain.rescore import rescore_run
     from drivetrain.score import score_images
+    from drivetrain.table import show_table
 
 # Evidently's telemetry stays off: it looks when it is imported, and our users were not asked.
 os.environ.setdefault("DO_NOT_TRACK", "1")
@@ -42,6 +43,7 @@ __all__ = [
     "run_night",
     "score_images",
     "self_test_drift",
+    "show_table",
 ]
 
 _ROOMS = {
@@ -58,6 +60,7 @@ _ROOMS = {
     "rescore_run": "rescore",
     "run_night": "nightly",
     "score_images": "score",
+    "show_table": "table",
 }
 
 

@@ -22,6 +22,7 @@ from drivetrain.root import from_json, open_root, to_json
 from drivetrain.run import Run
 from drivetrain.score import begin_run, finish_run, run_to_score
 from drivetrain.store import Store
+from drivetrain.table import keep_table_current
 
 
 def run_night(config: Config) -> dict[str, Any]:
@@ -40,9 +41,12 @@ def run_night(config: Config) -> dict[str, Any]:
     # A night judged before there was a reference is judged again once there is one.
     judged = done is not None and (done[1]["inputs"]["reference"] or not find_reference(store, layout, run))
     if done and judged and done[1]["run_id"] == run.record.run_id:
+        keep_table_current(store, layout, plan.source)
         say(f"Night {plan.name} of {plan.source} is done already; nothing to do.")
         return result_of_record(run, *done)
     finish_run(run, config)
+    # Before the verdict: what readers see hangs on the commit alone.
+    keep_table_current(store, layout, plan.source)
     return judge_run(store, layout, run, config)
 
 

@@ -18,6 +18,7 @@ from drivetrain.reference import find_reference
 from drivetrain.root import open_root
 from drivetrain.run import Run
 from drivetrain.score import begin_run, finish_run, result_of
+from drivetrain.table import keep_table_current
 
 
 def rescore_run(config: Config) -> dict[str, Any]:
@@ -43,6 +44,7 @@ def rescore_run(config: Config) -> dict[str, Any]:
     if new.committed():
         say(f"Run {new.record.run_id} is committed already; nothing to score.")
     finish_run(new, config)
+    keep_table_current(store, layout, new.record.source)
     comparison = compare_and_publish(store, layout, old, new)
     result = result_of(new)
     if new.record.kind == "night" and find_reference(store, layout, new):
