@@ -353,8 +353,8 @@ def _sizes(table: "DeltaTable | None") -> dict[str, int]:
 
 def _state(table: "DeltaTable | None", sizes: dict[str, int]) -> _State | None:
     """What the table's last refresh says that it holds, or None if that is not what its files are."""
-    said = (entry[APP] for entry in table.history(LOOK_BACK) if APP in entry) if table else iter(())
-    state = next((_State.of(record) for record in said), None)
+    records = [entry[APP] for entry in table.history(LOOK_BACK) if APP in entry] if table else []
+    state = _State.of(records[0]) if records else None
     return state if state and state.files.keys() == sizes.keys() else None
 
 
