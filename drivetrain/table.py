@@ -146,31 +146,32 @@ def _open(store: Store, uri: str) -> "DeltaTable | None":
         return None
 
 
-def _created(store: Store, uri: str, source: str) -> "DeltaTable":
+def _create(store: Store, uri: str, source: str) -> None:
     from deltalake import DeltaTable
 
     options = store.delta_options(uri)
     try:
-        return DeltaTable.create(uri, CURRENT, name=source, description=DESCRIPTION, storage_options=options)
+        DeltaTable.create(uri, CURRENT, name=source, description=DESCRIPTION, storage_options=options)
     except Exception:
-        # Of two that create it one is refused, in one way or another, and finds it.
-        if found := _open(store, uri):
-            return found
-        raise
+        # Of two that create it one may be refused, in one way or another; then it is there.
+        if _open(store, uri) is None:
+            raise
 
 
 def _refreshed(store: Store, layout: Layout, source: str, compact: bool, file_bytes: int) -> dict[str, Any]:
     """One try. Raises CommitFailedError when another refresh came first."""
     uri = layout.table(source)
-    # The table before the runs: whoever commits after this look has seen what this one is going to see, or more.
+    # The table before the runs, and looked at once: all that is written replaces what this look has seen, and the
+    # commit is refused if another refresh came since.
     table = _open(store, uri)
     sizes = _sizes(table)
     state = _state(table, sizes)
     known = state or _State()
     now = members_of(store, layout, source, known.members)
-    if table is None and not now:
-        return {}
-    table = table or _created(store, uri, source)
+    if table is None:
+        if now:
+            _create(store, uri, source)
+        return _refreshed(store, layout, source, compact, file_bytes) if now else {}
     stale = stale_plans(store, layout, known.members, now)
     about = _About(store, layout, known, now, sizes, file_bytes)
     if compact or len(about.small_files()) > MOST_SMALL_FILES:

@@ -307,7 +307,7 @@ def both_at_once(first: World, second: World, monkeypatch: pytest.MonkeyPatch) -
         if not getattr(seen, "met", False):
             seen.met = True
             meeting.wait()
-        real(*given)
+        return real(*given)
 
     monkeypatch.setattr(table, "_commit", commit_together)
     with ThreadPoolExecutor(2) as pool:
@@ -338,11 +338,28 @@ def test_one_that_began_before_a_promotion_does_not_undo_it(world: World, monkey
         monkeypatch.setattr(table, "_commit", real)
         promote(world, NEW)
         refresh(world)
-        real(*given)
+        return real(*given)
 
     monkeypatch.setattr(table, "_commit", promoted_meanwhile)
     refresh(world)
     assert world.rows()["/bucket/images/00000.jpg"] == ("2026-01-02", new.record.run_id)
+
+
+def test_one_that_finds_the_table_made_meanwhile_adds_no_second_row(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It looked when there was no table, and so knew of no file that it had to replace."""
+    run = world.night("2026-01-02", range(10))
+    real: Callable[..., Any] = table._create
+
+    def made_meanwhile(*given: object) -> Any:
+        monkeypatch.setattr(table, "_create", real)
+        refresh(world)
+        return real(*given)
+
+    monkeypatch.setattr(table, "_create", made_meanwhile)
+    refresh(world)
+    assert world.rows() == truth(run) and refreshes(world) == 1
 
 
 def test_three_processes_at_once_leave_each_image_once(world: World) -> None:
@@ -460,7 +477,7 @@ def test_the_command_shows_the_table_and_how_to_read_it_and_no_secret(
     shown = result["read_with"]
     names: dict[str, Any] = {}
     exec(shown["Polars"].replace("polars.scan", "found = polars.scan"), names)
-    exec(shown["pandas"].replace("DeltaTable(", "frame = DeltaTable(").replace("import frame = ", "import "), names)
+    exec(shown["pandas"].replace("\nDeltaTable(", "\nframe = DeltaTable("), names)
     assert (
         names["found"]["uri"].sort().to_list() == names["frame"]["uri"].sort_values().to_list() == sorted(world.rows())
     )
