@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from drivetrain.reference import build_reference
     from drivetrain.rescore import rescore_nights, rescore_run, rescore_runs
     from drivetrain.score import score_images
+    from drivetrain.table import show_table
 
 # Evidently's telemetry stays off: it looks when it is imported, and our users were not asked.
 os.environ.setdefault("DO_NOT_TRACK", "1")
@@ -48,6 +49,7 @@ __all__ = [
     "run_night",
     "score_images",
     "self_test_drift",
+    "show_table",
     "withdraw",
 ]
 
@@ -71,6 +73,7 @@ _ROOMS = {
     "run_night": "nightly",
     "score_images": "score",
     "withdraw": "champion",
+    "show_table": "table",
 }
 
 

@@ -20,6 +20,7 @@ from drivetrain.nights import nights_table
 from drivetrain.root import from_json, open_root
 from drivetrain.run import Run
 from drivetrain.store import Store
+from drivetrain.table import keep_table_current
 
 
 def promote(
@@ -182,6 +183,7 @@ def _changed(store: Store, layout: Layout, config: Config, source: str) -> dict[
     challenger, champion = (history(store, layout, source, "challenger"), current(store, layout, source, "champion"))
     if champion and challenger and challenger[-1].model_id == champion.model_id:
         name_next(store, layout, source, "challenger", model_id=None, sha256=None, reason="became champion")
+    keep_table_current(store, layout, source)
     site.build(store, layout)
     return _said(store, layout, config, source)
 

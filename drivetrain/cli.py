@@ -218,6 +218,15 @@ _command(
 )
 
 
+_command(
+    "table",
+    "Make the Delta table of a source's current scores up to date and compact, and show how to read it.",
+    "show_table",
+    needs=("root", "source"),
+    keys=(*COMMON, "source"),
+)
+
+
 @main.group("drift", cls=_Group)
 def drift() -> None:
     """Hold runs against their reference, accept nights as usual, and see what the test can see."""

@@ -9,7 +9,7 @@ Order is that of the uris' UTF-8 bytes, as in a bucket; Python and Arrow sort st
 """
 
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from datetime import datetime
 from itertools import groupby, islice
 from typing import NamedTuple
@@ -101,21 +101,27 @@ def merged(streams: Iterable[Iterator[pa.RecordBatch]]) -> Iterator[pa.RecordBat
     return _merged(waiting)
 
 
-def without(batches: Iterable[pa.RecordBatch], known: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-    """The images whose uri and etag together are not among the known ones. Both streams must be in order.
+def without(
+    batches: Iterable[pa.RecordBatch],
+    known: Iterator[pa.RecordBatch],
+    by: Callable[[pa.RecordBatch], pa.Array] | None = None,
+) -> Iterator[pa.RecordBatch]:
+    """The images whose uri and etag together, or ``by`` (`uris`), are not among the known ones.
 
-    Only known batches that overlap the batch at hand are looked at, and only those that reach beyond it are kept.
+    Both streams must be in order. Only known batches that overlap the batch at hand are looked at, and only those that
+    reach beyond it are kept.
     """
+    by = by or _keys
     upcoming = next(known, None)
     held: list[pa.RecordBatch] = []
     for batch in filter(len, batches):
-        keys, last = _keys(batch), _last(batch)
+        keys, last = by(batch), _last(batch)
         new = np.ones(len(batch), dtype=bool)
         for each in held:
-            new &= ~_among(keys, each)
+            new &= ~_among(keys, by(each))
         held = [each for each in held if _last(each) >= last]
         while upcoming is not None and _first(upcoming) <= last:
-            new &= ~_among(keys, upcoming)
+            new &= ~_among(keys, by(upcoming))
             if _last(upcoming) >= last:
                 held.append(upcoming)
             upcoming = next(known, None)
@@ -196,6 +202,11 @@ def _keys(batch: pa.RecordBatch) -> pa.Array:
     return pc.binary_join_element_wise(batch["uri"], batch["etag"].fill_null(""), "\0")
 
 
-def _among(keys: pa.Array, batch: pa.RecordBatch) -> npt.NDArray[np.bool_]:
-    found: npt.NDArray[np.bool_] = pc.is_in(keys, _keys(batch)).to_numpy(zero_copy_only=False)
+def uris(batch: pa.RecordBatch) -> pa.Array:
+    """An image is its uri, whatever lies there: a way for `without` to compare."""
+    return batch["uri"]
+
+
+def _among(keys: pa.Array, known: pa.Array) -> npt.NDArray[np.bool_]:
+    found: npt.NDArray[np.bool_] = pc.is_in(keys, known).to_numpy(zero_copy_only=False)
     return found

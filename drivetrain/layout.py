@@ -237,6 +237,10 @@ class Layout:
         """The folder of a source's nights."""
         return f"{self.sources}/{source}/nights"
 
+    def plans(self, source: str) -> str:
+        """The folder of a source's plans with names of their own."""
+        return f"{self.sources}/{source}/plans"
+
     def accepted(self, source: str, reference: str) -> str:
         """The folder of a source's nights that were accepted as usual under a reference."""
         return f"{self.sources}/{source}/accepted/{reference}"

@@ -25,6 +25,7 @@ from drivetrain.run import Run
 from drivetrain.score import begin_run, finish_run, run_to_score
 from drivetrain.shadow import score_beside
 from drivetrain.store import Store
+from drivetrain.table import keep_table_current
 
 # What a night may be that has no record, other than being worked on.
 UNDONE = ("missing", "planned", "failed", "dead", "stopped")
@@ -59,9 +60,12 @@ def _judged_night(store: Store, layout: Layout, run: Run, config: Config) -> dic
     # A night judged before there was a reference is judged again once there is one.
     judged = done is not None and (done[1]["inputs"]["reference"] or not find_reference(store, layout, run))
     if done and judged and done[1]["run_id"] == run.record.run_id:
+        keep_table_current(store, layout, run.record.source)
         say(f"Night {run.record.name} of {run.record.source} is done already; nothing to do.")
         return result_of_record(run, *done)
     finish_run(run, config)
+    # Before the verdict: what readers see hangs on the commit alone.
+    keep_table_current(store, layout, run.record.source)
     return judge_run(store, layout, run, config)
 
 

@@ -76,6 +76,27 @@ def reader_of(s3fs: Any, bucket: str) -> ObstoreReader | None:
     return ObstoreReader(store)
 
 
+def delta_options(s3fs: Any) -> dict[str, str]:
+    """What an S3FileSystem of s3fs asks, as options of the deltalake package, which is built on object_store too.
+
+    With credentials: they live as long as those of a role do, so ask anew for each use.
+    """
+    s3fs.connect()
+    meta = s3fs.s3.meta
+    options = {
+        "aws_endpoint_url": meta.endpoint_url,
+        "aws_region": meta.region_name or "us-east-1",
+        "aws_allow_http": str(meta.endpoint_url.startswith("http://")).lower(),
+        "aws_virtual_hosted_style_request": "false",
+        # A commit is a put that fails where another writer was first.
+        "aws_conditional_put": "etag",
+    }
+    now = _credentials(s3fs)()
+    names = {"aws_access_key_id": "access_key_id", "aws_secret_access_key": "secret_access_key"}
+    options |= {name: now[known] for name, known in names.items()}
+    return options | ({"aws_session_token": now["token"]} if now["token"] else {})
+
+
 def _credentials(s3fs: Any) -> Any:
     """What tells obstore the credentials of the moment: those given to s3fs, else those that botocore finds."""
     given = s3fs.key and s3fs.secret

@@ -34,6 +34,7 @@ from drivetrain.root import open_root
 from drivetrain.run import Run
 from drivetrain.score import begin_run, finish_run, result_of, run_to_score, settings_of
 from drivetrain.store import Store
+from drivetrain.table import keep_table_current
 
 
 @dataclass(frozen=True)
@@ -93,6 +94,7 @@ def rescore_run(config: Config) -> dict[str, Any]:
     if record.kind == "night":
         _reference(work, [old])
     new, made = _scored(work, old, known)
+    keep_table_current(store, layout, record.source)
     result = result_of(new) | _judged(work, new) | _compared(work, old, new) | {"made": made}
     site.build(store, layout)
     return result
@@ -130,6 +132,7 @@ def rescore_nights(config: Config) -> dict[str, Any]:
             ended = f"{len(done)} of {len(pairs)} nights are done; night {name} ended with an error."
             say(f"{ended} The same command goes on there.")
             raise
+    keep_table_current(store, layout, source)
     site.build(store, layout)
     too_many = any([night.pop("too_many_failed") for night in done])
     return {

@@ -27,6 +27,7 @@ from drivetrain.root import open_root
 from drivetrain.run import Commit, PartCounts, Run, RunRecord, run_id_of
 from drivetrain.schema import SCHEMA_MAJOR
 from drivetrain.store import Store
+from drivetrain.table import keep_table_current
 
 # Shards of a manifest that images are taken from to choose an engine.
 SHARDS_TO_SAMPLE = 16
@@ -69,6 +70,7 @@ def score_images(config: Config) -> dict[str, Any]:
         more = f" {new:,} images are new since; score them under another name: --name {name}-2" if new else ""
         say(f"Run {run.record.run_id} is committed already; nothing to do.{more}")
     finish_run(run, config)
+    keep_table_current(store, layout, source)
     return result_of(run)
 
 

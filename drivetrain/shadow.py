@@ -24,6 +24,7 @@ from drivetrain.root import from_json
 from drivetrain.run import Run
 from drivetrain.score import begin_run, finish_run
 from drivetrain.store import Store
+from drivetrain.table import keep_table_current
 
 
 def score_beside(store: Store, layout: Layout, plan: Plan, champion: Run, config: Config) -> dict[str, Any]:
@@ -56,6 +57,8 @@ def _beside(store: Store, layout: Layout, plan: Plan, champion: Run, config: Con
     say(f"Beside the champion: {info.model_id}{f' in the scope {scope}' if scope else ''}, {part.images:,} images.")
     run = begin_run(store, layout, part, info, config).newest()
     finish_run(run, config)
+    if scope:
+        keep_table_current(store, layout, plan.source)
     about = {"shadow": info.model_id, "shadow_run_id": run.record.run_id, "scope": scope}
     return about | _compared(store, layout, champion, run)
 

@@ -31,9 +31,11 @@ from botocore.exceptions import BotoCoreError, NoCredentialsError, PartialCreden
 from drivetrain.config import Options, without_secrets
 from drivetrain.errors import StoreError
 from drivetrain.images import ObjectInfo, batches_of, in_order
-from drivetrain.obstore_reader import reader_of
+from drivetrain.obstore_reader import delta_options, reader_of
 
 AT_ONCE = 16
+# Of an object that is written piece by piece.
+WRITTEN_AT_ONCE = 16 * 1024**2
 # A Prometheus takes a file for metrics only if it is sent as text.
 mimetypes.add_type("text/plain", ".prom")
 
@@ -285,6 +287,41 @@ class Store:
         with fs.open(path, "rb") as file:
             yield file
 
+    @contextmanager
+    def writing(self, uri: str) -> Iterator[IO[bytes]]:
+        """Open a new object to write it piece by piece, under a name that nobody else uses or looks for yet.
+
+        Not conditional, and locally a part of it can be seen: what names it must be written afterwards. It is on the
+        disk when the block ends; after an error in the block S3 holds nothing of it.
+        Raises OSError as the store has it.
+        """
+        fs, path = self._fs(uri)
+        if self.is_local(uri):
+            os.makedirs(os.path.dirname(uri), exist_ok=True)
+            with open(uri, "xb") as local:
+                yield local
+                local.flush()
+                os.fsync(local.fileno())
+            return
+        with _os_errors():
+            file = fs.open(path, "wb", block_size=WRITTEN_AT_ONCE)
+            try:
+                yield file
+            except BaseException:
+                file.discard()
+                file.closed = True
+                raise
+            file.close()
+
+    def delta_options(self, uri: str) -> dict[str, str]:
+        """What the Delta library must be told to reach a uri as this store does, with the credentials of the moment.
+
+        They are secrets, to be shown nowhere. Empty for a local uri, and for stores that it knows by its environment.
+        """
+        fs, _ = self._fs(uri)
+        with _os_errors():
+            return delta_options(fs) if "s3" in fs.protocol else {}
+
     def read_table(self, uri: str, columns: list[str] | None = None) -> pa.Table:
         """A Parquet file, or some of its columns."""
         with self.open(uri) as file:
@@ -314,14 +351,19 @@ def several_at_once(do: Callable[[Item], Result], items: Iterable[Item]) -> list
 
     No more items are drawn than are at work, so that they may come from a stream. Raises what ``do`` raises.
     """
-    results: list[Result] = []
+    return list(in_turn(do, items))
+
+
+def in_turn(do: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[Result]:
+    """As `several_at_once`, one result after the other: no more of them are in memory than are at work."""
     at_work: deque[Future[Result]] = deque()
     with ThreadPoolExecutor(AT_ONCE) as pool:
         for item in items:
             if len(at_work) == AT_ONCE:
-                results.append(at_work.popleft().result())
+                yield at_work.popleft().result()
             at_work.append(pool.submit(do, item))
-        return results + [each.result() for each in at_work]
+        while at_work:
+            yield at_work.popleft().result()
 
 
 def parquet_bytes(table: pa.Table, row_group_size: int | None = None) -> bytes:

@@ -41,6 +41,24 @@ def lines_of(result: dict[str, Any]) -> list[str]:
         lines.append(f"{same}comparison: {result['comparison']}")
     if "resumable" in result:
         lines += _waste(result)
+    if "read_with" in result:
+        lines += _table(result)
+    return lines
+
+
+def _table(result: dict[str, Any]) -> list[str]:
+    """A source's Delta table, and what other programs read it with."""
+    table = result["table"]
+    lines = [
+        table["uri"],
+        f"version {table['version']}: {table['rows']:,} images in {table['files']:,} files, {table['bytes']:,} bytes",
+    ]
+    if table["rewritten"]:
+        lines.append(f"Written anew: {', '.join(table['rewritten'])}")
+    if table["removed_files"]:
+        lines.append(f"{table['removed_files']:,} files removed that no version of the last 7 days needs")
+    for program, code in result["read_with"].items():
+        lines += ["", f"{program}:", *(f"    {line}" for line in code.splitlines())]
     return lines
 
 

@@ -1,0 +1,191 @@
+"""Whose rows are a source's current scores: the counting run of each plan, and each image once.
+
+Knows plans, runs and aliases, and lays manifests over each other. Does not know where the rows go. Every night and
+every plan of `score` is there with the run that counts for it (`planruns`). Of an image in several plans the row of the
+newest plan counts, since that read it last. Where a challenger has a scope, its run of a night's scope plan is newer
+than the night and older than the next one: its rows take the place of the champion's, and of nothing else.
+"""
+
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import asdict, dataclass
+from functools import partial
+from typing import Any
+
+import pyarrow as pa
+
+from drivetrain.aliases import challenger_of, current
+from drivetrain.errors import RunError
+from drivetrain.images import merged, uris, without
+from drivetrain.layout import Layout
+from drivetrain.manifest import find_plan, manifest_images
+from drivetrain.planruns import counting_run, scope_run
+from drivetrain.run import Run
+from drivetrain.schema import row_schema
+from drivetrain.store import Store, in_turn, several_at_once
+
+# Those of any learner, whatever the length of its embeddings.
+CURRENT = row_schema(0).append(pa.field("night", pa.string()))
+# Plans that are no stream of images: training sets, and the part of a night that a challenger scores.
+_REFERENCE = "reference-"
+_SCOPE = re.compile(r"(.+)-scope-[^-]+")
+
+
+@dataclass(frozen=True)
+class Member:
+    """A run with rows among the current scores.
+
+    ``plan`` is its kind and name (``night/2026-01-02``), ``night`` the name alone; ``scoped`` marks a challenger's run
+    that lies over that plan. ``first`` and ``last`` are uris, empty without an image.
+    """
+
+    plan: str
+    night: str
+    scoped: bool
+    run_id: str
+    manifest: str
+    images: int
+    created: str
+    first: str
+    last: str
+
+    @property
+    def key(self) -> str:
+        """What it is, whichever run does it."""
+        return f"{self.plan} scope" if self.scoped else self.plan
+
+    @property
+    def order(self) -> tuple[str, str, bool]:
+        """Where it stands: the rows of a later one count."""
+        return self.created, self.plan, self.scoped
+
+    def record(self) -> dict[str, Any]:
+        """As JSON."""
+        return asdict(self)
+
+    def may_share_with(self, other: "Member") -> bool:
+        """Whether the uris of both lie in ranges that overlap."""
+        return bool(self.images and other.images and self.first <= other.last and other.first <= self.last)
+
+
+Members = Mapping[str, Member]
+
+
+def members_of(store: Store, layout: Layout, source: str, before: Members) -> Members:
+    """The members of a source's current scores by their keys. ``before``: those known, which saves reading manifests.
+
+    A promotion in the middle would show half of the nights under one champion, half under the other: then it looks
+    again.
+    """
+    while True:
+        stand = _aliases(store, layout, source)
+        found = _members_of(store, layout, source, before)
+        if stand == _aliases(store, layout, source):
+            return found
+
+
+def _aliases(store: Store, layout: Layout, source: str) -> Any:
+    return current(store, layout, source, "champion"), current(store, layout, source, "challenger")
+
+
+def _members_of(store: Store, layout: Layout, source: str, before: Members) -> Members:
+    among = store.names(layout.runs)
+    nights, plans = store.names(layout.nights(source)), store.names(layout.plans(source))
+    scopes = [name for name in plans if _SCOPE.fullmatch(name)]
+    streams = [name for name in plans if name not in scopes and not name.startswith(_REFERENCE)]
+    named = [("night", name) for name in nights] + [("plan", name) for name in streams]
+    challenger = challenger_of(store, layout, source)
+
+    def of(plan: tuple[str, str]) -> list[Member]:
+        run = counting_run(store, layout, source, *plan, among)
+        frozen = find_plan(store, layout, source, *plan) if run else None
+        if run is None or frozen is None:
+            return []
+        apart = challenger if plan[0] == "night" or plan[1] not in nights else None
+        over = scope_run(store, layout, source, plan[1], apart, among) if apart else None
+        runs = [(run, False), (over, True)] if over else [(run, False)]
+        return [_member(store, "/".join(plan), each, scoped, frozen.created, before) for each, scoped in runs]
+
+    return {member.key: member for found in several_at_once(of, named) for member in found}
+
+
+def _member(store: Store, plan: str, run: Run, scoped: bool, created: str, before: Members) -> Member:
+    record = run.record
+    night = plan.split("/", 1)[1]
+    unread = Member(plan, night, scoped, record.run_id, record.manifest, record.images, created, "", "")
+    known = before.get(unread.key)
+    if known and known.manifest == record.manifest:
+        ends = known.first, known.last
+    else:
+        ends = _ends(store, run.paths.manifest) if record.images else ("", "")
+    return Member(**{**asdict(unread), "first": ends[0], "last": ends[1]})
+
+
+def _ends(store: Store, manifest: str) -> tuple[str, str]:
+    """The first and the last uri of a manifest that has some."""
+    names = [name for name in store.names(manifest) if name.endswith(".parquet")]
+    first, last = (store.read_table(f"{manifest}/{name}", ["uri"])["uri"] for name in (names[0], names[-1]))
+    return first[0].as_py(), last[-1].as_py()
+
+
+def stale_plans(store: Store, layout: Layout, before: Members, now: Members) -> set[str]:
+    """The plans whose rows among the current scores are others than before.
+
+    Those whose run changed; and where a plan came, went or froze other images, the older plans that share images
+    with it.
+    """
+    changed = {key for key in before.keys() | now.keys() if before.get(key) != now.get(key)}
+    stale = {key.removesuffix(" scope") for key in changed}
+    for key in changed:
+        old, new = before.get(key), now.get(key)
+        if old and new and (old.manifest, old.order) == (new.manifest, new.order):
+            continue
+        for moved in filter(None, (old, new)):
+            for other in now.values():
+                below = other.plan not in stale and other.order < moved.order and other.may_share_with(moved)
+                if below and _share(store, layout, other, moved):
+                    stale.add(other.plan)
+    return stale
+
+
+def _share(store: Store, layout: Layout, one: Member, other: Member) -> bool:
+    alone = without(_images(store, layout, one), _images(store, layout, other), uris)
+    return sum(map(len, alone)) < one.images
+
+
+def _images(store: Store, layout: Layout, member: Member) -> Iterator[pa.RecordBatch]:
+    return manifest_images(store, layout.run(member.run_id).manifest)
+
+
+def rows_of(store: Store, layout: Layout, plan: str, members: Members) -> Iterator[pa.RecordBatch]:
+    """The rows that a plan has among the current scores, schema CURRENT, in the order of their uris run by run.
+
+    In memory are some parts at a time, and of the newer plans' manifests what overlaps them.
+    Raises RunError when one of its runs is no longer committed.
+    """
+    for member in sorted((each for each in members.values() if each.plan == plan), key=lambda each: each.order):
+        newer = [each for each in members.values() if each.order > member.order and each.may_share_with(member)]
+        batches = _parts(Run.find(store, layout, member.run_id), member.night)
+        yield from without(batches, merged(_images(store, layout, each) for each in newer), uris) if newer else batches
+
+
+def part_bytes(store: Store, layout: Layout, plan: str, members: Members) -> int:
+    """About how large the rows of a plan are: the size of its run's parts."""
+    run_id = members[plan].run_id
+    return sum(sum(batch["size"].to_pylist()) for batch in store.listed(layout.run(run_id).parts))
+
+
+def _parts(run: Run, night: str) -> Iterator[pa.RecordBatch]:
+    """The parts of a committed run, one batch each, with the night's name beside."""
+    commit = run.committed()
+    if commit is None:
+        raise RunError(f"The run {run.record.run_id} is no longer committed: it was removed.")
+    read: Iterable[pa.Table] = in_turn(partial(_part, run), sorted(commit.parts))
+    for rows in read:
+        if len(rows):
+            named = rows.append_column("night", pa.array([night] * len(rows), pa.string()))
+            yield named.cast(CURRENT).combine_chunks().to_batches()[0]
+
+
+def _part(run: Run, name: str) -> pa.Table:
+    return run.store.read_table(f"{run.paths.parts}/{name}", row_schema(0).names).replace_schema_metadata(None)
