@@ -137,11 +137,16 @@ def _say_leaks(run: Run) -> None:
 
 def find_reference(store: Store, layout: Layout, run: Run) -> Reference | None:
     """The newest reference made by the same model with the same settings as a run, or None."""
-    folder = layout.references(run.record.model_id)
-    found = [Reference(**record) for name in store.names(folder) if (record := from_json(store, f"{folder}/{name}"))]
     wanted = _comparable(run.record.settings)
+    found = references_of(store, layout, run.record.model_id)
     same = [reference for reference in found if _comparable(reference.settings) == wanted]
     return max(same, key=lambda reference: (reference.created, reference.run_id), default=None)
+
+
+def references_of(store: Store, layout: Layout, model_id: str) -> list[Reference]:
+    """All references of a model, whatever their settings."""
+    folder = layout.references(model_id)
+    return [Reference(**record) for name in store.names(folder) if (record := from_json(store, f"{folder}/{name}"))]
 
 
 def _comparable(settings: dict[str, Any]) -> dict[str, Any]:

@@ -43,9 +43,10 @@ def rescore_run(config: Config) -> dict[str, Any]:
     if new.committed():
         say(f"Run {new.record.run_id} is committed already; nothing to score.")
     finish_run(new, config)
-    comparison = compare_and_publish(store, layout, old, new)
     result = result_of(new)
     if new.record.kind == "night" and find_reference(store, layout, new):
         result = judge_run(store, layout, new, config)
+    # After the verdict, which the comparison shows.
+    comparison = compare_and_publish(store, layout, old, new)
     site.build(store, layout)
     return result | said_of(layout, comparison)
