@@ -46,7 +46,14 @@ def find_runs(store: Store, layout: Layout, old: str, new: str) -> tuple[Run, Ru
 
     Raises SettingError, naming what there is, where there are none.
     """
-    choices = [_runs_of(store, layout, name) for name in (old, new)]
+    exact = [from_json(store, layout.run(name).record) is not None for name in (old, new)]
+    if all(exact):
+        # Named one by one they may have other images too; the comparison looks at those that they share.
+        return Run.find(store, layout, old), Run.find(store, layout, new)
+    choices = [
+        [Run.find(store, layout, name)] if is_run else _runs_of_learner(store, layout, name)
+        for name, is_run in zip((old, new), exact, strict=True)
+    ]
     pairs = [
         (before, now)
         for before in choices[0]
@@ -55,23 +62,19 @@ def find_runs(store: Store, layout: Layout, old: str, new: str) -> tuple[Run, Ru
     ]
     if pairs:
         return max(pairs, key=lambda pair: tuple((run.record.created, run.record.run_id) for run in reversed(pair)))
-    if len(choices[0]) == len(choices[1]) == 1:
-        # Named one by one: they may share some images, which the comparison looks at.
-        return choices[0][0], choices[1][0]
     raise SettingError(
         f"{old} and {new} have no two runs over the same images. Score those of one under the other's learner: "
         "drivetrain rescore --learner FILE --run RUN"
     )
 
 
-def _runs_of(store: Store, layout: Layout, name: str) -> list[Run]:
-    """The run of that id, or the committed ones of the learner of that id."""
-    if from_json(store, layout.run(name).record) is not None or len(name) < SHORTEST_MODEL:
-        return [Run.find(store, layout, name)]
-    named = [each for each in store.names(layout.runs) if f"-{name[:SHORTEST_MODEL]}-" in each]
-    found = [run for run in (Run.find(store, layout, each) for each in named) if run.record.model_id.startswith(name)]
-    found = [run for run in found if run.committed()]
-    return found or [Run.find(store, layout, name)]
+def _runs_of_learner(store: Store, layout: Layout, model_id: str) -> list[Run]:
+    """The committed runs of the learner whose id begins so. Raises SettingError where there is none."""
+    beginning = model_id[:SHORTEST_MODEL]
+    names = [each for each in store.names(layout.runs) if f"-{beginning}-" in each]
+    runs = [Run.find(store, layout, each) for each in names if len(beginning) == SHORTEST_MODEL]
+    found = [run for run in runs if run.record.model_id.startswith(model_id) and run.committed()]
+    return found or [Run.find(store, layout, model_id)]
 
 
 def compare_and_publish(store: Store, layout: Layout, old: Run, new: Run) -> Comparison:

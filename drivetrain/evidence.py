@@ -6,6 +6,7 @@ Knows where these lie. Does not know how they are weighed.
 import hashlib
 import io
 import json
+from dataclasses import asdict
 from typing import Any
 
 import numpy as np
@@ -44,7 +45,7 @@ def inputs_of(store: Store, layout: Layout, old: Run, new: Run) -> dict[str, Any
         "labels": {source: labels_digest(store, layout, source) for source in sources},
         "records": [found[0].folder if found else None for found in records],
         "references": [found.run_id if found else None for found in references],
-        "behaviour": f"{tests.page} {tests.made}" if tests else None,
+        "behaviour": asdict(tests) if tests else None,
         "lens": lens,
     }
 

@@ -38,14 +38,10 @@ def rows(said: npt.NDArray[np.int64], true: npt.NDArray[np.int64] | None, where:
     return pa.table(columns)
 
 
-def world(
-    seed: int, *, new: Guess = guess, n: int = N, labelled: bool = True, known: Known | None = None
-) -> Comparison:
+def world(seed: int, *, new: Guess = guess) -> Comparison:
     rng = np.random.default_rng(seed)
-    true, where = rng.integers(0, 4, n), rng.integers(0, 4, n)
-    old, now = guess(true, rng), new(true, rng)
-    truth = true if labelled else None
-    return compare("old", "new", rows(old, truth, where), rows(now, truth, where), known)
+    true, where = rng.integers(0, 4, N), rng.integers(0, 4, N)
+    return compare("old", "new", rows(guess(true, rng), true, where), rows(new(true, rng), true, where))
 
 
 def test_equally_good_learners_have_no_worse_slice() -> None:
