@@ -45,9 +45,8 @@ def newcombe(both: int, lost: int, won: int, neither: int) -> Interval:
     ``lost``: right by the first alone, ``won``: by the second alone. At least one pair.
     """
     n = both + lost + won + neither
-    (low_1, first, high_1), (low_2, second, high_2) = (
-        (wilson(right, n)[0], right / n, wilson(right, n)[1]) for right in (both + lost, both + won)
-    )
+    first, second = (both + lost) / n, (both + won) / n
+    (low_1, high_1), (low_2, high_2) = wilson(both + lost, n), wilson(both + won, n)
     phi = _phi(both, lost, won, neither)
 
     def reach(one: float, other: float) -> float:

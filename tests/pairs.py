@@ -27,7 +27,7 @@ def scored(
     true: Mapping[str, str] | None = None, hashes: Mapping[str, str] | None = None, name: str = "2026-01-02",
     splits: Mapping[str, str] | None = None, objects: Sequence[ObjectInfo] | None = None, **plan: Any,
 ) -> Run:  # fmt: skip
-    """A committed run of the source ``shop``: what a learner says of each uri. ``splits`` make it fit for a reference."""
+    """A committed run of the source ``shop``: what a learner says of each uri. ``splits`` are for a reference."""
     true, hashes, splits = true or {}, hashes or {}, splits or {}
     objects = objects or [image(uri.rsplit("/", 1)[-1]) for uri in said]
     marks = {uri: (splits.get(uri, "unknown"), true.get(uri)) for uri in said}
@@ -45,8 +45,9 @@ def scored(
                 continue
             word, confidence, *embedding = what
             probs = [confidence if each == word else (1 - confidence) / (len(vocab) - 1) for each in vocab]
-            rows.append(about | {"status": "ok", "label": word, "label_index": list(vocab).index(word), "probs": probs,
-                                 "confidence": confidence, "embedding": embedding[0] if embedding else [0, 0, 0]})  # fmt: skip
+            place = list(vocab).index(word)
+            outcome = {"status": "ok", "label": word, "label_index": place, "probs": probs, "confidence": confidence}
+            rows.append(about | outcome | {"embedding": embedding[0] if embedding else [0, 0, 0]})
         counts[shard] = run.save_part(shard, pa.Table.from_pylist(rows, schema=row_schema(3)))
     run.commit(counts, 1.0, 1.0, run.record.images)
     return run
@@ -55,9 +56,8 @@ def scored(
 def reference(store: Store, layout: Layout, splits: Mapping[str, str], *, sha256: str, **about: Any) -> Run:
     """A reference of a learner that says which images it was trained on."""
     said: dict[str, Said] = dict.fromkeys(splits, ("cat", 0.9))
-    run = scored(
-        store, layout, said, sha256=sha256, splits=splits, kind="plan", name=f"reference-{sha256[:4]}", **about
-    )
+    about |= {"kind": "plan", "name": f"reference-{sha256[:4]}"}
+    run = scored(store, layout, said, sha256=sha256, splits=splits, **about)
     register(store, layout, run)
     return run
 
