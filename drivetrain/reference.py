@@ -145,11 +145,16 @@ def find_reference(store: Store, layout: Layout, run: Run) -> Reference | None:
 
 def reference_under(store: Store, layout: Layout, model_id: str, settings: dict[str, Any]) -> Reference | None:
     """The newest reference made by a model with such settings, or None."""
-    folder = layout.references(model_id)
-    found = [Reference(**record) for name in store.names(folder) if (record := from_json(store, f"{folder}/{name}"))]
+    found = references_of(store, layout, model_id)
     wanted = comparable(settings)
     same = [reference for reference in found if comparable(reference.settings) == wanted]
     return max(same, key=lambda reference: (reference.created, reference.run_id), default=None)
+
+
+def references_of(store: Store, layout: Layout, model_id: str) -> list[Reference]:
+    """All references of a model, whatever their settings."""
+    folder = layout.references(model_id)
+    return [Reference(**record) for name in store.names(folder) if (record := from_json(store, f"{folder}/{name}"))]
 
 
 def comparable(settings: dict[str, Any]) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from drivetrain import site
 from drivetrain.admit import admit_known
 from drivetrain.aliases import challenger_of, in_scope
 from drivetrain.champion import named_learner
-from drivetrain.comparing import compare_and_publish
+from drivetrain.comparing import compare_and_publish, known_comparison, said_of
 from drivetrain.config import Config
 from drivetrain.console import say
 from drivetrain.errors import DrivetrainError, Terminated, came_of
@@ -20,7 +20,6 @@ from drivetrain.images import Images
 from drivetrain.layout import Layout
 from drivetrain.manifest import Plan, find_plan, freeze, manifest_images
 from drivetrain.planruns import scope_name
-from drivetrain.root import from_json
 from drivetrain.run import Run
 from drivetrain.score import begin_run, finish_run
 from drivetrain.store import Store
@@ -89,10 +88,9 @@ def scope_plan(store: Store, layout: Layout, night: Plan, scope: str) -> Plan:
 
 
 def _compared(store: Store, layout: Layout, champion: Run, beside: Run) -> dict[str, Any]:
-    """Compare the two runs, unless they were: both are committed, so that nothing has changed since."""
-    folder = layout.comparison(champion.record.run_id, beside.record.run_id)
-    if not store.exists(f"{folder}/index.html"):
-        compare_and_publish(store, layout, champion, beside)
-        site.build(store, layout)
-    found = from_json(store, f"{folder}/comparison.json") or {}
-    return {"agreement": found.get("agreement"), "comparison": f"{folder}/index.html"}
+    """Compare the two runs, unless they were, and nothing is known since."""
+    if known := known_comparison(store, layout, champion, beside):
+        return known
+    comparison = compare_and_publish(store, layout, champion, beside)
+    site.build(store, layout)
+    return said_of(layout, comparison)

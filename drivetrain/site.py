@@ -4,18 +4,20 @@ Knows pages. Does not know how a number came about. Links are relative, so the s
 folder alike.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 from typing import Any
 from urllib.parse import quote
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined, select_autoescape
 
-from drivetrain.compare import Comparison
+from drivetrain.comparison import Comparison, Truth
 from drivetrain.exposition import exposition
 from drivetrain.layout import Layout, shipped
 from drivetrain.nights import Night, nights_table
+from drivetrain.recommend import NAMES, difference_of, margin_of, shown
 from drivetrain.store import Store
 
 TREND_NIGHTS = 30
@@ -81,10 +83,41 @@ def build(store: Store, layout: Layout) -> str:
     return uri
 
 
-def comparison_page(comparison: Comparison, flips: Sequence[dict[str, Any]]) -> bytes:
-    """The page of a comparison; ``flips`` are those shown, each with its ``picture`` or None."""
-    template = _environment(None).get_template("comparison.html.j2")
-    return template.render(comparison=comparison, flips=flips, confusion=comparison.confusion[:30]).encode()
+def comparison_page(
+    layout: Layout, comparison: Comparison, flips: Sequence[dict[str, Any]], pictures: Mapping[str, str | None]
+) -> bytes:
+    """The page of a comparison; ``flips`` are those shown, ``pictures`` the data uris of images, None if unreadable."""
+    truth = comparison.truth
+    environment = _environment(layout, up="../..")
+    environment.filters["measured"] = partial(shown, truth)
+    known = truth.old is not None and truth.new is not None
+    return (
+        environment.get_template("comparison.html.j2")
+        .render(
+            comparison=comparison,
+            advice=comparison.recommendation,
+            truth=truth,
+            measure=NAMES[truth.measure],
+            old_shown=shown(truth, truth.old or 0) if known else "",
+            new_shown=shown(truth, truth.new or 0) if known else "",
+            difference=difference_of(truth) if known else "",
+            margin=margin_of(truth),
+            range=_range(truth),
+            by_labels=not comparison.slices_by_disagreement,
+            flips=flips,
+            pictures=pictures,
+            confusion=comparison.confusion[:30],
+        )
+        .encode()
+    )
+
+
+def _range(truth: Truth) -> tuple[float, float, float]:
+    """Where the interval's ends and the difference lie on a line of 320 whose middle is no difference."""
+    low, middle, high = (each or 0.0 for each in (truth.low, truth.difference, truth.high))
+    farthest = max(abs(low), abs(high), truth.margin, 1e-9)
+    left, centre, right = (round(160 + 150 * each / farthest, 1) for each in (low, middle, high))
+    return left, centre, right
 
 
 def _table(name: str, nights: list[Night]) -> SourceTable:
@@ -100,7 +133,7 @@ def _height(score: float | None) -> float:
     return round(HEIGHT - MARGIN - share * (HEIGHT - 2 * MARGIN), 1)
 
 
-def _environment(layout: Layout | None) -> Environment:
+def _environment(layout: Layout, up: str = "..") -> Environment:
     environment = Environment(
         loader=FileSystemLoader(shipped("dashboards/site")),
         autoescape=select_autoescape(["html", "j2"]),
@@ -108,6 +141,6 @@ def _environment(layout: Layout | None) -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters["relative"] = lambda uri: quote("../" + uri.removeprefix(f"{layout.root}/")) if layout else uri
+    environment.filters["relative"] = lambda uri: quote(f"{up}/" + uri.removeprefix(f"{layout.root}/"))
     environment.filters["percent"] = lambda share: f"{share:.1%}"
     return environment

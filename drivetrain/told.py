@@ -36,9 +36,7 @@ def lines_of(result: dict[str, Any]) -> list[str]:
     if "learner" in result and "nights" in result:
         lines += _rescored(result)
     if result.get("comparison"):
-        agreement = result["agreement"]
-        same = f"{agreement:.1%} of the labels are the same; " if agreement is not None else ""
-        lines.append(f"{same}comparison: {result['comparison']}")
+        lines += _compared(result)
     if "resumable" in result:
         lines += _waste(result)
     if "read_with" in result:
@@ -122,6 +120,30 @@ def _seen(found: dict[str, Any]) -> list[str]:
         cells = ["" if n not in shares else "not seen" if shares[n] is None else f"{shares[n]:.0%}" for n in sizes]
         lines.append(f"{shift:30}" + "".join(f"{cell:>12}" for cell in cells))
     return lines
+
+
+def _compared(result: dict[str, Any]) -> list[str]:
+    """Two learners side by side, for a person: agreement, who is right more often, the worst part, what to do."""
+    lines, truth, advice = [], result["truth"], result["recommendation"]
+    if result["agreement"] is not None:
+        lines.append(f"{result['agreement']:.1%} of the labels are the same, {result['flips']:,} changed.")
+    if truth["labelled"]:
+        factor, form = (1, ".4g") if truth["measure"] == "error" else (100, ".1f")
+        old, new, change, low, high = (
+            format(factor * truth[key], ("" if key in ("old", "new") else "+") + form)
+            for key in ("old", "new", "difference", "low", "high")
+        )
+        unit = "" if truth["measure"] == "error" else " %"
+        lines.append(
+            f"{truth['measure'].capitalize()} on {truth['labelled']:,} labelled images: {old}{unit} (old), {new}{unit} "
+            f"(new); difference {change}, 95 % interval {low} to {high}, p = {truth['p_value']:.2g}"
+        )
+    if result["worst_slice"]:
+        lines.append(f"Worst part: {result['worst_slice']}")
+    lines.append(advice["sentence"])
+    if advice["next"]:
+        lines.append(f"Next: {advice['next']}")
+    return [*lines, f"Comparison: {result['comparison']}"]
 
 
 def _checked(result: dict[str, Any]) -> list[str]:
