@@ -13,6 +13,7 @@ from drivetrain.errors import DrivetrainError
 
 if TYPE_CHECKING:
     from drivetrain.admit import inspect_learner
+    from drivetrain.behaving import check_behaviour
     from drivetrain.comparing import compare_runs
     from drivetrain.doctor import check_setup
     from drivetrain.gc import collect_garbage
@@ -32,6 +33,7 @@ __all__ = [
     "accept_night",
     "build_and_test_reference",
     "build_reference",
+    "check_behaviour",
     "check_setup",
     "collect_garbage",
     "compare_runs",
@@ -49,6 +51,7 @@ _ROOMS = {
     "build_and_test_reference": "nightly",
     "self_test_drift": "nightly",
     "build_reference": "reference",
+    "check_behaviour": "behaving",
     "check_setup": "doctor",
     "collect_garbage": "gc",
     "compare_runs": "comparing",

@@ -102,6 +102,11 @@ class RunPaths:
         return f"{self.folder}/status.json"
 
 
+def is_model_id(text: str) -> bool:
+    """Whether a text may name a model under `models/`; no path of an export looks like that."""
+    return re.fullmatch(r"[0-9a-f]{12}", text) is not None
+
+
 def shard_of(part_name: str) -> int | None:
     """The shard of a part's file name, or None for any other name."""
     match = re.fullmatch(r"part-(\d{5,})\.parquet", part_name)
@@ -267,9 +272,21 @@ class Layout:
         """The source's Delta table of current scores."""
         return f"{self.sources}/{source}/table"
 
+    def behaviours(self, model_id: str) -> str:
+        """The folder of all behaviour tests of a learner."""
+        return f"{self.root}/behaviour/{model_id}"
+
     def behaviour(self, model_id: str, digest: str) -> str:
         """The folder of a learner's behaviour tests on some images."""
-        return f"{self.root}/behaviour/{model_id}/{digest}"
+        return f"{self.behaviours(model_id)}/{digest}"
+
+    def behaviour_record(self, model_id: str, digest: str) -> str:
+        """behaviour.json: what they found. Written last."""
+        return f"{self.behaviour(model_id, digest)}/behaviour.json"
+
+    def behaviour_page(self, model_id: str, digest: str) -> str:
+        """index.html: the same for people."""
+        return f"{self.behaviour(model_id, digest)}/index.html"
 
     def comparison(self, old: str, new: str) -> str:
         """The folder of the comparison of two runs."""

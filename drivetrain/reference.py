@@ -137,11 +137,23 @@ def _say_leaks(run: Run) -> None:
 
 def find_reference(store: Store, layout: Layout, run: Run) -> Reference | None:
     """The newest reference made by the same model with the same settings as a run, or None."""
-    folder = layout.references(run.record.model_id)
-    found = [Reference(**record) for name in store.names(folder) if (record := from_json(store, f"{folder}/{name}"))]
     wanted = _comparable(run.record.settings)
-    same = [reference for reference in found if _comparable(reference.settings) == wanted]
-    return max(same, key=lambda reference: (reference.created, reference.run_id), default=None)
+    found = _references(store, layout, run.record.model_id)
+    return _newest([reference for reference in found if _comparable(reference.settings) == wanted])
+
+
+def newest_reference(store: Store, layout: Layout, model_id: str) -> Reference | None:
+    """The newest reference of a model, whatever its settings, or None."""
+    return _newest(_references(store, layout, model_id))
+
+
+def _references(store: Store, layout: Layout, model_id: str) -> list[Reference]:
+    folder = layout.references(model_id)
+    return [Reference(**record) for name in store.names(folder) if (record := from_json(store, f"{folder}/{name}"))]
+
+
+def _newest(found: list[Reference]) -> Reference | None:
+    return max(found, key=lambda reference: (reference.created, reference.run_id), default=None)
 
 
 def _comparable(settings: dict[str, Any]) -> dict[str, Any]:

@@ -4,7 +4,7 @@ Knows pages. Does not know how a number came about. Links are relative, so the s
 folder alike.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -85,6 +85,12 @@ def comparison_page(comparison: Comparison, flips: Sequence[dict[str, Any]]) -> 
     """The page of a comparison; ``flips`` are those shown, each with its ``picture`` or None."""
     template = _environment(None).get_template("comparison.html.j2")
     return template.render(comparison=comparison, flips=flips, confusion=comparison.confusion[:30]).encode()
+
+
+def behaviour_page(record: Mapping[str, Any], broke: Sequence[Mapping[str, Any]], cases: Sequence[Any]) -> bytes:
+    """The page of a learner's behaviour tests. ``broke`` and ``cases`` are those shown, each with its pictures."""
+    template = _environment(None).get_template("behaviour.html.j2")
+    return template.render(record=record, broke=broke, cases=cases).encode()
 
 
 def _table(name: str, nights: list[Night]) -> SourceTable:

@@ -29,6 +29,7 @@ from drivetrain.config import WEBHOOK, Config
 from drivetrain.console import duration, say
 from drivetrain.dashboard import OPEN_MEANS, door, is_loopback
 from drivetrain.errors import RunError, SettingError
+from drivetrain.layout import is_model_id
 
 ANSWER_SECONDS = 10.0
 # A cluster that does not answer may be one whose line is down: a job goes on without us.
@@ -169,9 +170,10 @@ def _packed(folder: Path, files: Mapping[str, str | None]) -> list[str]:
 
 
 def _same_everywhere(config: Config) -> None:
-    for key in ("root", "learner", "images"):
+    for key in ("root", "learner", "images", "cases"):
         value = getattr(config, key)
-        if value and "://" not in value and not os.path.isabs(value):
+        # A model id means the same everywhere.
+        if value and not (key == "learner" and is_model_id(value)) and "://" not in value and not os.path.isabs(value):
             raise SettingError(
                 f"{key} = {value!r}: a job runs in a folder of its own, where this path means another place.\n"
                 f"Give a uri (s3://…), or a path from / on that every node of the cluster sees."
