@@ -54,7 +54,7 @@ def test_no_case_is_passed_over(tmp_path: Path, keys: list[str], labels: str | N
 
 def test_a_label_that_nobody_can_give_is_named(tmp_path: Path) -> None:
     case = Case("/cases/dgo/a.jpg", "e", "dgo")
-    with pytest.raises(SettingError, match="'dgo', no label. Did you mean 'dog'"):
+    with pytest.raises(SettingError, match=r"'dgo', no label\. Did you mean 'dog'"):
         check_cases([case], [INFO])
 
 
