@@ -13,6 +13,7 @@ from drivetrain.errors import DrivetrainError
 
 if TYPE_CHECKING:
     from drivetrain.admit import inspect_learner
+    from drivetrain.behaving import check_behaviour
     from drivetrain.champion import promote, roll_back, withdraw
     from drivetrain.comparing import compare_runs
     from drivetrain.doctor import check_setup
@@ -34,6 +35,7 @@ __all__ = [
     "accept_night",
     "build_and_test_reference",
     "build_reference",
+    "check_behaviour",
     "check_setup",
     "collect_garbage",
     "compare_runs",
@@ -58,6 +60,7 @@ _ROOMS = {
     "build_and_test_reference": "nightly",
     "self_test_drift": "nightly",
     "build_reference": "reference",
+    "check_behaviour": "behaving",
     "check_setup": "doctor",
     "collect_garbage": "gc",
     "compare_runs": "comparing",

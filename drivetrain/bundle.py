@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from drivetrain import cluster, pool
 from drivetrain.config import Config
@@ -205,12 +206,13 @@ class Sketcher:
 
 def plant_and_test(bundle: Bundle, alpha: float, config: Config) -> SelfTest | None:
     """Run the self-test of a bundle on actors, and keep what it found with the bundle."""
-    from drivetrain.plant import DAMAGES, PLANTED, Planter, PlantSettings
+    from drivetrain.plant import DAMAGES, PLANTED, Planter, Planting, PlantSettings
 
     record = bundle.run.record
-    uris = np.random.default_rng(config.seed).permutation(bundle.uris)[:PLANTED]
+    uris = tuple(np.random.default_rng(config.seed).permutation(bundle.uris)[:PLANTED].tolist())
     settings = PlantSettings(
-        bundle.run.store.options, bundle.run.layout.root, record.run_id, tuple(uris.tolist()),
+        bundle.run.store.options, bundle.run.layout.root, record.sha256, record.settings, record.embedding_size,
+        tuple(Planting(uris, damage) for damage in DAMAGES.values()),
         vouched=record.sha256 in config.trust, one_thread=config.actors != 0,
     )  # fmt: skip
     planted = {}
@@ -219,8 +221,9 @@ def plant_and_test(bundle: Bundle, alpha: float, config: Config) -> SelfTest | N
         for task, rows in pool.run_tasks(
             partial(Planter, settings), range(len(names)), actors=config.actors, gpus_per_actor=config.gpus_per_actor
         ):
-            if len(rows):
-                planted[names[task]] = scores_of(rows, record.vocab)
+            scored = rows.filter(pc.equal(rows["status"], "ok"))
+            if len(scored):
+                planted[names[task]] = scores_of(scored, record.vocab)
         ordered = {name: planted[name] for name in names if name in planted}
         found = self_test(bundle.scores, bundle.lens, ordered, alpha=alpha, seed=config.seed)
     if found:

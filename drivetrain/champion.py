@@ -10,14 +10,15 @@ from typing import Any
 from drivetrain import site
 from drivetrain.admit import admit_known, admit_learner
 from drivetrain.aliases import Alias, challenger_of, check_scope, current, history, name_first, name_next, one_before
+from drivetrain.behaviour import latest_behaviour
 from drivetrain.config import Config
 from drivetrain.console import say
 from drivetrain.doctor import check_first
 from drivetrain.errors import DrivetrainError, SettingError, TrustError
 from drivetrain.export import LearnerInfo, read_export
-from drivetrain.layout import MODEL_ID, Layout
+from drivetrain.layout import Layout, is_model_id
 from drivetrain.nights import nights_table
-from drivetrain.root import from_json, open_root
+from drivetrain.root import open_root
 from drivetrain.run import Run
 from drivetrain.store import Store
 from drivetrain.table import keep_table_current
@@ -111,7 +112,7 @@ def named_learner(store: Store, layout: Layout, config: Config, word: str) -> Le
 
     Raises SettingError, naming the learners that the root knows, if it is none of them.
     """
-    if MODEL_ID.fullmatch(word) and store.exists(layout.export(word)):
+    if is_model_id(word) and store.exists(layout.export(word)):
         return admit_known(store, layout, config, word)
     if "/" not in word and store.exists(layout.run(word).record):
         run = Run.find(store, layout, word)
@@ -139,21 +140,16 @@ def _opened(config: Config) -> tuple[Store, Layout, str]:
 
 def _check_behaviour(store: Store, layout: Layout, model_id: str, despite: bool) -> None:
     """Raises SettingError when the newest behaviour tests of a learner failed, unless told otherwise."""
-    found = [
-        (record["made"], record, layout.behaviour(model_id, digest))
-        for digest in store.names(layout.behaviours(model_id))
-        if (record := from_json(store, f"{layout.behaviour(model_id, digest)}/behaviour.json"))
-    ]
-    if not found:
+    newest = latest_behaviour(store, layout, model_id)
+    if newest is None:
         say(f"No behaviour tests of {model_id} were run. To run them: drivetrain behave {model_id}")
         return
-    _, newest, folder = max(found, key=lambda each: each[0])
     if newest["passed"]:
         return
     failed = f"{model_id} fails its behaviour tests of {newest['made']}: {newest['sentence']}"
     if not despite:
         raise SettingError(
-            f"Not promoted: {failed}\nSee {folder}/index.html. To promote it all the same: --despite-behaviour"
+            f"Not promoted: {failed}\nSee {newest['page']}. To promote it all the same: --despite-behaviour"
         )
     say(f"{failed} Promoted all the same.")
 

@@ -1,8 +1,8 @@
 """The `drivetrain` command, and what `jobs/*.py` call. Thin: read the settings, call one function, print, exit code.
 
 stdout is the result, and its last line is one JSON object; stderr is the log. Exit codes: 0 done, 1 anything that went
-wrong, 2 usage or setting, 3 too many images failed, 4 drift under --fail-on-drift, 143 ended by SIGTERM.
-`submit --wait` ends with the code of its job.
+wrong, 2 usage or setting, 3 too many images failed, 4 drift under --fail-on-drift, 5 behaviour tests failed, 143 ended
+by SIGTERM. `submit --wait` ends with the code of its job.
 """
 
 import json
@@ -124,6 +124,8 @@ def _told(result: dict[str, Any], config: Config, json_only: bool) -> int:
         return 3
     if "checks" in result:
         return 0 if result["ok"] else 1
+    if result.get("passed") is False:
+        return 5
     return 4 if config.fail_on_drift and any(one.get("verdict") == "drift" for one in each) else 0
 
 
@@ -216,6 +218,17 @@ _command(
     keys=COMMON,
     arguments=("old", "new"),
 )
+_command(
+    "behave",
+    "Test a learner's behaviour: do its labels stay under changes that should not matter?",
+    "check_behaviour",
+    needs=("root", "learner"),
+    keys=(
+        *COMMON, "source", "trust", "behaviour_images", "cases", "group_by", "seed", "actors", "gpus_per_actor",
+        "ray_address", "embedding", "engine", "precision", "max_pixels",
+    ),
+    arguments=("learner",),
+)  # fmt: skip
 
 
 _command(

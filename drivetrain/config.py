@@ -140,6 +140,13 @@ class Config(BaseModel):
     )
     min_images: int = _key(100, "Fewer scored images than this in a night, and the verdict is unknown.", "100")
     review_size: int = _key(100, "Images in the review queue.", "100")
+    behaviour_images: int = _key(200, "behave: images of the reference that are changed and looked at again.", "500")
+    cases: str | None = _key(
+        None,
+        "behave: folder of images with the label that each must get, by its subfolder or by a labels.csv (fname,label) "
+        "in it. One that gets another label fails the learner.",
+        "s3://my-bucket/cases",
+    )
     seed: int = _key(0, "Seed of every random choice in the statistics.", "0")
     evidently_embeddings: bool = _key(
         False, "Add Evidently's own EmbeddingsDrift to the report, on 500 images a side; it decides nothing.", ""
@@ -153,7 +160,7 @@ class Config(BaseModel):
     fail_on_drift: bool = _key(False, "End with exit code 4 when the verdict is drift.", "")
     storage: Options = _key({}, "fsspec options by protocol, no secrets.", "s3.endpoint_url=http://127.0.0.1:8333")
 
-    @field_validator("root", "learner", "images", "labels", "shadow")
+    @field_validator("root", "learner", "images", "labels", "shadow", "cases")
     @classmethod
     def _no_secret_in_uri(cls, uri: str | None) -> str | None:
         if uri is None:
@@ -260,7 +267,7 @@ class Config(BaseModel):
             raise ValueError(f"must be 0 or more, found {value}")
         return value
 
-    @field_validator("batch_size", "max_pixels", "min_images", "review_size")
+    @field_validator("batch_size", "max_pixels", "min_images", "review_size", "behaviour_images")
     @classmethod
     def _positive(cls, value: int) -> int:
         if value < 1:

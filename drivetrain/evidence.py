@@ -13,6 +13,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from drivetrain.behaviour import latest_behaviour
 from drivetrain.comparison import SCHEMA, Behaviour, OwnDrift
 from drivetrain.labels import people_labels
 from drivetrain.layout import Layout, RecordPaths
@@ -120,16 +121,10 @@ def training_of(store: Store, layout: Layout, run: Run) -> Training | None:
 
 def behaviour_of(store: Store, layout: Layout, model_id: str) -> Behaviour | None:
     """The newest behaviour tests of a learner, or None."""
-    folder = layout.behaviour(model_id, "").rstrip("/")
-    found = [
-        tests
-        for digest in store.names(folder)
-        if (tests := from_json(store, f"{layout.behaviour(model_id, digest)}/behaviour.json"))
-    ]
-    if not found:
+    newest = latest_behaviour(store, layout, model_id)
+    if newest is None:
         return None
-    newest = max(found, key=lambda tests: str(tests["made"]))
-    return Behaviour(model_id, newest["made"], bool(newest["passed"]), newest["sentence"], newest.get("page"))
+    return Behaviour(model_id, newest["made"], newest["passed"], newest["sentence"], newest["page"])
 
 
 def lens_path(store: Store, layout: Layout, run: Run) -> str | None:

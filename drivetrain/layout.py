@@ -42,8 +42,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 MANIFEST_FILE_SHARDS = 64
-# The first digits of the sha256 of an export.pkl.
-MODEL_ID = re.compile(r"[0-9a-f]{12}")
 
 
 @dataclass(frozen=True)
@@ -102,6 +100,11 @@ class RunPaths:
     def status(self) -> str:
         """status.json, the heartbeat."""
         return f"{self.folder}/status.json"
+
+
+def is_model_id(text: str) -> bool:
+    """Whether a text may name a model under `models/`; no path of an export looks like that."""
+    return re.fullmatch(r"[0-9a-f]{12}", text) is not None
 
 
 def shard_of(part_name: str) -> int | None:
@@ -279,7 +282,15 @@ class Layout:
 
     def behaviour(self, model_id: str, digest: str) -> str:
         """The folder of a learner's behaviour tests on some images."""
-        return f"{self.root}/behaviour/{model_id}/{digest}"
+        return f"{self.behaviours(model_id)}/{digest}"
+
+    def behaviour_record(self, model_id: str, digest: str) -> str:
+        """behaviour.json: what they found. Written last."""
+        return f"{self.behaviour(model_id, digest)}/behaviour.json"
+
+    def behaviour_page(self, model_id: str, digest: str) -> str:
+        """index.html: the same for people."""
+        return f"{self.behaviour(model_id, digest)}/index.html"
 
     def comparison(self, old: str, new: str) -> str:
         """The folder of the comparison of two runs."""

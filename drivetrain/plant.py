@@ -1,12 +1,13 @@
-"""Images made worse on purpose, and scored: what the self-test plants into nights.
+"""Images changed on purpose, and scored: what the self-test plants into nights, and what behaviour tests look at.
 
 Knows pixels of a few kinds of damage that cameras and pipelines do. Does not know what is made of the scores. Runs on
-actors like any scoring: a task is one kind of damage.
+actors like any scoring: a task is one change of some images.
 """
 
 import io
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -15,17 +16,17 @@ from PIL import Image, ImageFilter
 
 from drivetrain.errors import ImageError
 from drivetrain.layout import Layout
-from drivetrain.run import Run
+from drivetrain.perturbations import Change, compressed, lit
 from drivetrain.schema import row_schema
-from drivetrain.shard import open_for_run, outcome, properties_of
-from drivetrain.store import Store
+from drivetrain.shard import open_as, outcome, properties_of
+from drivetrain.store import Store, several_at_once
 
 # Of a reference; each is scored once for each kind of damage.
 PLANTED = 300
-
-
-def _darker(image: Image.Image) -> Image.Image:
-    return image.point(lambda value: int(value * 0.6))
+# Images that are fetched together, and that are in memory at a time.
+TOGETHER = 16
+# A change gives no image of more than so many times its pixels.
+MOST_ENLARGED = 4
 
 
 def _blurred(image: Image.Image) -> Image.Image:
@@ -38,27 +39,21 @@ def _noisy(image: Image.Image) -> Image.Image:
     return Image.fromarray((pixels + noise).clip(0, 255).astype(np.uint8))
 
 
-def _compressed(image: Image.Image) -> Image.Image:
-    sink = io.BytesIO()
-    image.save(sink, "JPEG", quality=10)
-    return Image.open(io.BytesIO(sink.getvalue()))
-
-
 def _rotated(image: Image.Image) -> Image.Image:
     return image.rotate(15, Image.Resampling.BILINEAR)
 
 
-DAMAGES: dict[str, Callable[[Image.Image], Image.Image]] = {
-    "darker (0.6 of the light)": _darker,
+DAMAGES: dict[str, Change] = {
+    "darker (0.6 of the light)": partial(lit, light=0.6),
     "blurred (1 % of the width)": _blurred,
     "noise (20 of 255)": _noisy,
-    "JPEG of quality 10": _compressed,
+    "JPEG of quality 10": partial(compressed, quality=10),
     "rotated by 15 degrees": _rotated,
 }
 
 
-def damaged(data: bytes, damage: Callable[[Image.Image], Image.Image]) -> bytes:
-    """An image's bytes after a kind of damage, as PNG. Raises what Pillow raises."""
+def damaged(data: bytes, damage: Change) -> bytes:
+    """An image's bytes after a kind of damage, or another change, as PNG. Raises what Pillow raises."""
     with Image.open(io.BytesIO(data)) as opened:
         image = damage(opened.convert("RGB"))
     sink = io.BytesIO()
@@ -67,53 +62,90 @@ def damaged(data: bytes, damage: Callable[[Image.Image], Image.Image]) -> bytes:
 
 
 @dataclass(frozen=True)
+class Planting:
+    """One task: some images, and the change that each gets. None leaves an image's bytes alone."""
+
+    uris: tuple[str, ...]
+    change: Change | None
+
+
+@dataclass(frozen=True)
 class PlantSettings:
-    """What an actor needs to plant damage into images of a committed run."""
+    """What an actor needs to change images and score them with a learner of the root, as its runs are scored."""
 
     options: dict[str, Any]
     root: str
-    run_id: str
-    uris: tuple[str, ...]
+    sha256: str
+    settings: Mapping[str, Any]
+    embedding_size: int
+    plantings: tuple[Planting, ...]
     vouched: bool
     one_thread: bool
+    gpu: bool = False
 
 
 class Planter:
-    """Scores damaged images of one run with its learner: what each actor holds."""
+    """Scores changed images with one learner: what each actor holds."""
 
     def __init__(self, settings: PlantSettings) -> None:
-        self._store, layout = Store(settings.options), Layout(settings.root)
-        self._run = Run.find(self._store, layout, settings.run_id)
-        self._uris = settings.uris
-        self._learner = open_for_run(
-            self._store, layout, self._run.record, vouched=settings.vouched, one_thread=settings.one_thread, gpu=False
-        )
+        self._store, self._about = Store(settings.options), settings
+        self._max_pixels = int(settings.settings["max_pixels"])
+        self._learner = open_as(
+            self._store, Layout(settings.root), settings.sha256, settings.settings,
+            vouched=settings.vouched, one_thread=settings.one_thread, gpu=settings.gpu,
+        )  # fmt: skip
 
     def run(self, task: int, upcoming: int | None = None) -> pa.Table:
-        """The rows of all images after one kind of damage; those that can't be read or scored are left out."""
-        damage = list(DAMAGES.values())[task]
-        items, headers, sizes = [], [], []
-        for uri in self._uris:
-            try:
-                data = damaged(self._store.read(uri), damage)
-                item, header = self._learner.prepare(data, int(self._run.record.settings["max_pixels"]))
-            except (ImageError, OSError, ValueError):
-                continue
-            items.append(item)
-            headers.append(header)
-            sizes.append(len(data))
-        return self._rows(items, headers, sizes)
+        """The rows of a task's images after its change, in their order; one that can't be scored has status failed.
 
-    def _rows(self, items: Sequence[Any], headers: Sequence[Any], sizes: Sequence[int]) -> pa.Table:
-        rows = []
-        for item, header, size, found in zip(items, headers, sizes, self._learner.predict(items), strict=True):
-            if isinstance(found, ImageError):
-                continue
-            about = {"uri": "", "status": "ok", "width": header.width, "height": header.height, "size": size}
-            rows.append(about | properties_of(item) | outcome(self._learner.info, found))
-        return pa.Table.from_pylist(rows, schema=row_schema(self._run.record.embedding_size))
+        Raises OSError when the store refuses: an outage says nothing about an image.
+        """
+        planting, rows = self._about.plantings[task], []
+        for first in range(0, len(planting.uris), TOGETHER):
+            uris = planting.uris[first : first + TOGETHER]
+            prepared = [
+                self._prepared(uri, data, planting.change)
+                for uri, data in zip(uris, several_at_once(self._bytes, uris), strict=True)
+            ]
+            rows += self._scored(prepared)
+        return pa.Table.from_pylist(rows, schema=row_schema(self._about.embedding_size))
+
+    def _bytes(self, uri: str) -> bytes | ImageError:
+        try:
+            return self._store.read(uri)
+        except (FileNotFoundError, NotADirectoryError):
+            return ImageError("vanished", "it is gone")
+        except PermissionError as error:
+            return ImageError("denied", str(error))
+
+    def _prepared(self, uri: str, data: bytes | ImageError, change: Change | None) -> tuple[dict[str, Any], Any]:
+        """The row so far, and what the learner makes of the changed bytes, None when that failed."""
+        row: dict[str, Any] = {"uri": uri, "status": "ok"}
+        try:
+            if isinstance(data, ImageError):
+                raise data
+            most = self._max_pixels
+            if change:
+                # A change may enlarge an image, which was let in as it was.
+                data, most = damaged(data, change), MOST_ENLARGED * self._max_pixels
+            item, header = self._learner.prepare(data, most)
+        except (ImageError, OSError, ValueError, Image.DecompressionBombError) as error:
+            return row | _failure(error), None
+        row |= {"width": header.width, "height": header.height, "size": len(data)}
+        return row | properties_of(item), item
+
+    def _scored(self, prepared: list[tuple[dict[str, Any], Any]]) -> list[dict[str, Any]]:
+        good = [(row, item) for row, item in prepared if item is not None]
+        for (row, _), found in zip(good, self._learner.predict([item for _, item in good]), strict=True):
+            row.update(_failure(found) if isinstance(found, ImageError) else outcome(self._learner.info, found))
+        return [row for row, _ in prepared]
 
     def steps(self, task: int, first: int | None, without: frozenset[int]) -> Iterator[tuple[int | None, Any]]:
-        """One step: a kind of damage is not looked into further."""
+        """One step: a change is not looked into further."""
         yield 0, None
         yield None, self.run(task)
+
+
+def _failure(error: Exception) -> dict[str, Any]:
+    reason = error.reason if isinstance(error, ImageError) else "undecodable"
+    return {"status": "failed", "error": reason, "error_text": str(error)}

@@ -148,7 +148,16 @@ def reference_under(store: Store, layout: Layout, model_id: str, settings: dict[
     found = references_of(store, layout, model_id)
     wanted = comparable(settings)
     same = [reference for reference in found if comparable(reference.settings) == wanted]
-    return max(same, key=lambda reference: (reference.created, reference.run_id), default=None)
+    return _newest(same)
+
+
+def newest_reference(store: Store, layout: Layout, model_id: str) -> Reference | None:
+    """The newest reference of a model, whatever its settings, or None."""
+    return _newest(references_of(store, layout, model_id))
+
+
+def _newest(found: list[Reference]) -> Reference | None:
+    return max(found, key=lambda reference: (reference.created, reference.run_id), default=None)
 
 
 def references_of(store: Store, layout: Layout, model_id: str) -> list[Reference]:

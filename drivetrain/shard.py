@@ -8,7 +8,7 @@ import hashlib
 import os
 import platform
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
@@ -245,17 +245,33 @@ def open_for_run(
     store: Store, layout: Layout, record: RunRecord, *, vouched: bool, one_thread: bool, gpu: bool
 ) -> ExportedLearner:
     """Open the learner of a run as its settings say. Raises LearnerError."""
-    settings = record.settings
+    return open_as(
+        store, layout, record.sha256, record.settings, vouched=vouched, one_thread=one_thread, gpu=gpu
+    )  # fmt: skip
+
+
+def open_as(
+    store: Store,
+    layout: Layout,
+    sha256: str,
+    settings: Mapping[str, Any],
+    *,
+    vouched: bool,
+    one_thread: bool,
+    gpu: bool,
+) -> ExportedLearner:
+    """Open a learner of the root under the settings of its runs. Raises LearnerError."""
+    model_id = sha256[:12]
     return open_learner(
-        store.read(layout.export(record.model_id)),
-        record.sha256,
+        store.read(layout.export(model_id)),
+        sha256,
         settings["embedding"],
         vouched=vouched,
         engine=settings["engine"],
         half=settings["precision"] == "float16",
         threads=1 if one_thread else None,
         gpu=gpu,
-        int8=read_int8(store, layout, record.model_id, settings["embedding"]) if settings["engine"] == "int8" else None,
+        int8=read_int8(store, layout, model_id, settings["embedding"]) if settings["engine"] == "int8" else None,
     )
 
 

@@ -120,6 +120,12 @@ def _range(truth: Truth) -> tuple[float, float, float]:
     return left, centre, right
 
 
+def behaviour_page(record: Mapping[str, Any], broke: Sequence[Mapping[str, Any]], cases: Sequence[Any]) -> bytes:
+    """The page of a learner's behaviour tests. ``broke`` and ``cases`` are those shown, each with its pictures."""
+    template = _environment(None).get_template("behaviour.html.j2")
+    return template.render(record=record, broke=broke, cases=cases).encode()
+
+
 def _table(name: str, nights: list[Night]) -> SourceTable:
     measured = [night for night in nights if night.score is not None][-TREND_NIGHTS:]
     step = (WIDTH - 2 * MARGIN) / max(1, len(measured) - 1)
@@ -133,7 +139,7 @@ def _height(score: float | None) -> float:
     return round(HEIGHT - MARGIN - share * (HEIGHT - 2 * MARGIN), 1)
 
 
-def _environment(layout: Layout, up: str = "..") -> Environment:
+def _environment(layout: Layout | None, up: str = "..") -> Environment:
     environment = Environment(
         loader=FileSystemLoader(shipped("dashboards/site")),
         autoescape=select_autoescape(["html", "j2"]),
@@ -141,6 +147,7 @@ def _environment(layout: Layout, up: str = "..") -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters["relative"] = lambda uri: quote(f"{up}/" + uri.removeprefix(f"{layout.root}/"))
+    root = f"{layout.root}/" if layout else ""
+    environment.filters["relative"] = lambda uri: quote(f"{up}/" + uri.removeprefix(root))
     environment.filters["percent"] = lambda share: f"{share:.1%}"
     return environment

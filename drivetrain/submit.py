@@ -29,7 +29,7 @@ from drivetrain.config import WEBHOOK, Config
 from drivetrain.console import duration, say
 from drivetrain.dashboard import OPEN_MEANS, door, is_loopback
 from drivetrain.errors import RunError, SettingError
-from drivetrain.layout import MODEL_ID
+from drivetrain.layout import is_model_id
 
 ANSWER_SECONDS = 10.0
 # A cluster that does not answer may be one whose line is down: a job goes on without us.
@@ -170,11 +170,12 @@ def _packed(folder: Path, files: Mapping[str, str | None]) -> list[str]:
 
 
 def _same_everywhere(config: Config) -> None:
-    for key in ("root", "learner", "images", "shadow"):
+    for key in ("root", "learner", "images", "shadow", "cases"):
         value = getattr(config, key)
-        if key == "shadow" and MODEL_ID.fullmatch(value or ""):
+        # A model id means the same everywhere.
+        if not value or (key in ("learner", "shadow") and is_model_id(value)):
             continue
-        if value and "://" not in value and not os.path.isabs(value):
+        if "://" not in value and not os.path.isabs(value):
             raise SettingError(
                 f"{key} = {value!r}: a job runs in a folder of its own, where this path means another place.\n"
                 f"Give a uri (s3://…), or a path from / on that every node of the cluster sees."

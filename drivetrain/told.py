@@ -37,6 +37,8 @@ def lines_of(result: dict[str, Any]) -> list[str]:
         lines += _rescored(result)
     if result.get("comparison"):
         lines += _compared(result)
+    if "perturbations" in result:
+        lines += _behaved(result)
     if "resumable" in result:
         lines += _waste(result)
     if "read_with" in result:
@@ -176,6 +178,17 @@ def _about(learner: dict[str, Any]) -> list[str]:
         "layers        " + ", ".join(f"{name} {kind}" for name, kind in learner["layers"].items()),
     ]
     return lines + [f"note          {note}" for note in learner["unread"]]
+
+
+def _behaved(result: dict[str, Any]) -> list[str]:
+    """What behaviour tests found, for a person: a line for each change, then the verdict and the page."""
+    lines = [f"{'':30}{'labels that stay':>18}{'champion':>12}"] if result["perturbations"] else []
+    for each in result["perturbations"]:
+        beside = each["champion_stable"]
+        champion = "" if beside is None else f"{beside / each['n']:.1%}" if each["n"] else "-"
+        stable = f"{each['stable'] / each['n']:.1%}" if each["n"] else "-"
+        lines.append(f"{each['perturbation']:30}{stable:>18}{champion:>12}{'' if each['passed'] else '   FAILED'}")
+    return [*lines, result["sentence"], f"Page: {result['page']}"]
 
 
 def _waste(result: dict[str, Any]) -> list[str]:

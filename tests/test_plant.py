@@ -5,13 +5,16 @@ from pathlib import Path
 
 import learners
 import numpy as np
+import pyarrow.compute as pc
 import pytest
 from PIL import Image
 from sklearn.datasets import load_sample_images
 
 from drivetrain.config import Config
-from drivetrain.plant import DAMAGES, Planter, PlantSettings, damaged
+from drivetrain.layout import Layout
+from drivetrain.plant import DAMAGES, Planter, Planting, PlantSettings, damaged
 from drivetrain.reference import scores_of
+from drivetrain.run import Run
 from drivetrain.score import score_images
 from drivetrain.shard import properties_of
 from drivetrain.store import Store
@@ -81,16 +84,26 @@ def test_a_planter_scores_damaged_images_with_the_runs_learner(
     result = score_images(config)
     uris = sorted(str(path) for path in (tmp_path / "images").iterdir())
     Path(uris[7]).unlink()
-    settings = PlantSettings({}, config.root or "", result["run_id"], tuple(uris), vouched=True, one_thread=True)
-    planter = Planter(settings)
+    record = Run.find(Store(), Layout(config.root or ""), result["run_id"]).record
+    plantings = tuple(Planting(tuple(uris), change) for change in (None, *DAMAGES.values()))
+    planter = Planter(
+        PlantSettings(
+            {}, config.root or "", record.sha256, record.settings, record.embedding_size, plantings,
+            vouched=True, one_thread=True,
+        )
+    )  # fmt: skip
     usual = Store().read_table(f"{result['parts']}/part-00000.parquet")
-    before = scores_of(usual, planter._run.record.vocab)
-    for task, name in enumerate(DAMAGES):
+    before = scores_of(usual, record.vocab)
+    kept = np.delete(before.embeddings, 7, axis=0)
+    for task, name in enumerate(["as they are", *DAMAGES]):
         rows = planter.run(task)
-        assert len(rows) == 39, "an image that is gone is left out"
-        assert rows.schema == usual.schema.remove_metadata()
-        scores = scores_of(rows, planter._run.record.vocab)
+        assert rows["uri"].to_pylist() == uris and rows.schema == usual.schema.remove_metadata()
+        assert [row["error"] for row in rows.to_pylist() if row["status"] != "ok"] == ["vanished"]
+        scores = scores_of(rows.filter(pc.equal(rows["status"], "ok")), record.vocab)
         assert scores.embeddings.shape == (39, before.embeddings.shape[1])
         assert np.isfinite(scores.outputs).all() and np.isfinite(scores.properties).all()
-        kept = np.delete(before.embeddings, 7, axis=0)
-        assert np.abs(scores.embeddings - kept).mean() > 1e-3 * np.abs(kept).mean(), name
+        away = np.abs(scores.embeddings - kept).mean()
+        if task == 0:
+            assert away < 1e-3 * np.abs(kept).mean(), "as the run scored them"
+        else:
+            assert away > 1e-3 * np.abs(kept).mean(), name

@@ -1,0 +1,380 @@
+"""`drivetrain behave` on learners whose behaviour is known, since their networks are set by hand and never trained.
+
+Images are red or blue. `steady` tells them by their colour; `dim` calls everything red unless it is dark, and so turns
+when the light does; `lost` knows no blue.
+"""
+
+import json
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from browser import visit
+from fastai.vision.all import ImageDataLoaders, Learner
+from learners import Exported, exported
+from PIL import Image
+from servers import RayCluster
+from torch import nn
+
+import drivetrain
+from drivetrain import Config, DrivetrainError, build_reference, check_behaviour
+from drivetrain.aliases import name_next
+from drivetrain.behaviour import latest_behaviour
+from drivetrain.cli import main
+from drivetrain.errors import SettingError, TrustError
+from drivetrain.layout import Layout
+from drivetrain.store import Store
+
+DARK, IMAGES = 0.42, 40
+SIZE = (40, 32)
+
+
+def write_images(folder: Path, count: int, seed: int) -> None:
+    """Red and blue images of a mean light between 0.44 and 0.5, with some texture."""
+    rng = np.random.default_rng(seed)
+    for place in range(count):
+        label = ("red", "blue")[place % 2]
+        pixels = rng.normal(0, 0.05, (SIZE[1], SIZE[0], 3)) + rng.uniform(0.45, 0.49)
+        pixels[..., 0 if label == "red" else 2] += 0.12
+        pixels[..., 2 if label == "red" else 0] -= 0.12
+        path = folder / label / f"i{seed}-{place:03d}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray((pixels.clip(0, 1) * 255).astype(np.uint8)).save(path)
+
+
+def by_hand(weight: list[float], bias: float) -> nn.Module:
+    """A network that says red where the weighted mean colour lies above ``-bias``, and blue elsewhere."""
+    last = nn.Linear(3, 2)
+    with torch.no_grad():
+        last.weight.copy_(torch.tensor([[0.0] * 3, weight]))
+        last.bias.copy_(torch.tensor([0.0, bias]))
+    return nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), last)
+
+
+STEADY = by_hand([9.0, 0.0, -9.0], 0.0)
+DIM = by_hand([30.0, 30.0, 30.0], -90 * DARK)
+LOST = by_hand([0.0, 0.0, 0.0], 9.0)
+
+
+@dataclass(frozen=True)
+class World:
+    """A root with a reference of the learner `steady`, and exports."""
+
+    folder: Path
+    exports: dict[str, Exported]
+
+    @property
+    def root(self) -> str:
+        return str(self.folder / "root")
+
+    def config(self, name: str, **more: Any) -> Config:
+        about = {"root": self.root, "learner": self.exports[name].path, "actors": 0, "source": "shop"}
+        return Config(**about | more)
+
+    def crown(self, name: str) -> None:
+        sha256 = self.exports[name].sha256
+        name_next(Store(), Layout(self.root), "shop", "champion", model_id=sha256[:12], sha256=sha256, reason="test")
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> World:
+    folder = tmp_path_factory.mktemp("behave")
+    write_images(folder / "all" / "train", 20, 1)
+    write_images(folder / "all" / "valid", IMAGES, 2)
+    dls = ImageDataLoaders.from_folder(folder / "all", train="train", valid="valid", bs=4, num_workers=0)
+    exports = {
+        name: exported(Learner(dls, model, path=folder), folder / f"{name}.pkl")
+        for name, model in (("steady", STEADY), ("dim", DIM), ("lost", LOST))
+    }
+    world = World(folder, exports)
+    for name in ("steady", "dim"):
+        build_reference(world.config(name, images=str(folder / "all")))
+    return world
+
+
+@pytest.fixture
+def world(made: World, tmp_path: Path) -> World:
+    """A copy of the root for one test."""
+    shutil.copytree(made.root, tmp_path / "root")
+    return World(tmp_path, made.exports)
+
+
+def failed(result: dict[str, Any]) -> list[str]:
+    return [each["perturbation"] for each in result["perturbations"] if not each["passed"]]
+
+
+def record_of(result: dict[str, Any]) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads(Path(result["behaviour"]).read_text())
+    return found
+
+
+def test_a_learner_that_minds_the_light_is_caught_there_and_the_champion_is_not(world: World) -> None:
+    world.crown("steady")
+    result = check_behaviour(world.config("dim"))
+    assert failed(result) == ["20 % darker"] and result["passed"] is False
+    assert result["against"] == world.exports["steady"].sha256[:12]
+    (dark,) = (each for each in result["perturbations"] if not each["passed"])
+    assert (dark["n"], dark["stable"], dark["champion_stable"], dark["difference"]) == (IMAGES, 0, IMAGES, -1.0)
+    assert result["sentence"] == "Failed: 40 of 40 answers turn once the image is 20 % darker, the champion's 0."
+    broke = [each for each in record_of(result)["broke"] if each["perturbation"] == "20 % darker"]
+    assert len(broke) == IMAGES
+    assert broke[0]["learner"] == {"from": ["red"], "to": ["blue"], "stayed": False}
+    assert broke[0]["champion"]["stayed"] and broke[0]["champion"]["from"] == broke[0]["champion"]["to"]
+
+
+def test_the_steady_one_passes_beside_the_brittle_one(world: World) -> None:
+    world.crown("dim")
+    result = check_behaviour(world.config("steady"))
+    assert result["passed"] is True and failed(result) == []
+    assert result["sentence"].startswith("Passed: held against the champion")
+
+
+@pytest.mark.parametrize(("name", "passed"), [("steady", True), ("dim", False)])
+def test_without_a_champion_the_floor_decides(world: World, name: str, passed: bool) -> None:
+    result = check_behaviour(world.config(name))
+    assert (result["passed"], result["against"]) == (passed, None)
+    assert failed(result) == ([] if passed else ["20 % darker"])
+    assert all(each["champion_stable"] is None for each in result["perturbations"])
+
+
+def test_the_champion_itself_has_nobody_beside_it(world: World) -> None:
+    world.crown("steady")
+    assert check_behaviour(world.config("steady"))["against"] is None
+
+
+def test_the_only_champion_under_the_root_is_found_without_a_source(world: World) -> None:
+    world.crown("steady")
+    assert check_behaviour(world.config("dim", source=None))["against"] == world.exports["steady"].sha256[:12]
+    sha256 = world.exports["dim"].sha256
+    name_next(Store(), Layout(world.root), "other", "champion", model_id=sha256[:12], sha256=sha256, reason="test")
+    with pytest.raises(SettingError, match=r"different champions .*--source"):
+        check_behaviour(world.config("lost", source=None))
+
+
+def test_held_out_images_alone_are_looked_at(world: World) -> None:
+    result = check_behaviour(world.config("steady", behaviour_images=1000))
+    assert result["images"]["n"] == IMAGES and result["images"]["held_out"]
+
+
+def test_a_learner_without_a_reference_takes_the_champions_images(world: World) -> None:
+    world.crown("steady")
+    result = check_behaviour(world.config("lost"))
+    assert world.exports["steady"].sha256[:8] in result["images"]["reference"]
+    assert result["passed"], "who says red to everything is stable"
+
+
+def test_without_any_reference_it_says_what_to_build(world: World) -> None:
+    with pytest.raises(SettingError, match="drivetrain reference"):
+        check_behaviour(world.config("lost"))
+
+
+def test_a_model_of_the_root_is_named_by_its_id(world: World) -> None:
+    result = check_behaviour(world.config("steady", learner=world.exports["dim"].sha256[:12]))
+    assert result["model_id"] == world.exports["dim"].sha256[:12]
+    with pytest.raises(SettingError, match="No model 0123456789ab"):
+        check_behaviour(world.config("steady", learner="0123456789ab"))
+
+
+def test_a_champion_that_nobody_vouched_for_is_not_opened(world: World) -> None:
+    world.crown("steady")
+    with pytest.raises(TrustError, match=f"--trust {world.exports['steady'].sha256}"):
+        check_behaviour(world.config("dim", trust=(world.exports["dim"].sha256,)))
+
+
+def test_few_images_say_nothing_and_pass_nothing(world: World) -> None:
+    result = check_behaviour(world.config("steady", behaviour_images=29))
+    assert result["passed"] is False and "only 29 images" in result["sentence"]
+    assert check_behaviour(world.config("steady", behaviour_images=30))["passed"]
+
+
+def test_images_that_are_gone_are_counted(world: World, made: World) -> None:
+    gone = sorted((made.folder / "all" / "valid" / "red").iterdir())[0]
+    data = gone.read_bytes()
+    gone.unlink()
+    try:
+        result = check_behaviour(world.config("steady"))
+    finally:
+        gone.write_bytes(data)
+    assert (result["images"]["n"], result["images"]["unreadable"]) == (IMAGES - 1, 1)
+
+
+def test_images_that_the_champion_was_trained_on_are_left_out(world: World, made: World) -> None:
+    """The champion knows them by heart, and would look more stable than it is."""
+    labels = world.folder / "labels.csv"
+    paths = sorted((made.folder / "all").rglob("*.png"))
+    # Of the images that steady holds out, dim was trained on a fifth.
+    trained = [path for path in paths if "valid" in path.parts][::5]
+    lines = [f"{path},{path.parent.name},{path not in trained and 'valid' in path.parts}" for path in paths]
+    labels.write_text("\n".join(["fname,label,is_valid", *lines]) + "\n")
+    build_reference(world.config("dim", images=str(made.folder / "all"), labels=str(labels), source="again"))
+    world.crown("dim")
+    assert check_behaviour(world.config("steady"))["images"]["n"] == IMAGES - len(trained)
+
+
+def test_one_image_of_each_group_is_taken(world: World) -> None:
+    result = check_behaviour(world.config("steady", group_by=r"-(0[0-2]\d|03)"))
+    assert (result["images"]["n"], result["notes"]) == (31, [])
+
+
+def test_where_groups_are_few_all_images_are_taken_and_it_is_said(world: World) -> None:
+    result = check_behaviour(world.config("steady", group_by=r"-(\d\d)\d\.png"))
+    assert result["images"]["n"] == IMAGES and "4 groups" in result["notes"][0]
+
+
+def cases(world: World, **labels: str) -> str:
+    """Two cases: an image that is red, one that is blue. ``labels``: what is said of them instead."""
+    folder = world.folder / "cases"
+    for label in ("red", "blue"):
+        pixels = np.full((32, 40, 3), 110, np.uint8)
+        pixels[..., 0 if label == "red" else 2] += 60
+        path = folder / labels.get(label, label) / f"{label}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(pixels).save(path)
+    return str(folder)
+
+
+def test_own_cases_that_come_right_pass(world: World) -> None:
+    result = check_behaviour(world.config("steady", cases=cases(world)))
+    assert result["passed"] and [case["passed"] for case in result["cases"]] == [True, True]
+    assert result["sentence"].endswith("all 2 own cases come right.")
+
+
+def test_one_own_case_that_comes_wrong_fails_a_stable_learner(world: World) -> None:
+    world.crown("steady")
+    result = check_behaviour(world.config("lost", cases=cases(world)))
+    assert failed(result) == [] and result["passed"] is False
+    wrong = {Path(case["uri"]).name: case for case in result["cases"] if not case["passed"]}
+    assert list(wrong) == ["blue.png"]
+    assert (wrong["blue.png"]["expected"], wrong["blue.png"]["got"]) == ("blue", ("red",))
+    assert wrong["blue.png"]["champion_got"] == ("blue",)
+    assert "1 of 2 own cases come out wrong, first blue.png: it must be blue, got red" in result["sentence"]
+
+
+def test_a_case_that_cannot_be_read_is_an_error_that_names_it(world: World) -> None:
+    folder = cases(world)
+    Path(folder, "red", "broken.png").write_bytes(b"no image")
+    with pytest.raises(SettingError, match=r"broken\.png can't be read: undecodable"):
+        check_behaviour(world.config("steady", cases=folder))
+    assert latest_behaviour(Store(), Layout(world.root), world.exports["steady"].sha256[:12]) is None
+
+
+def test_the_same_command_again_does_nothing(world: World, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = cases(world)
+    first = check_behaviour(world.config("dim", cases=folder))
+    before = {path: path.stat().st_mtime_ns for path in Path(world.root, "behaviour").rglob("*") if path.is_file()}
+    again = check_behaviour(world.config("dim", cases=folder))
+    after = {path: path.stat().st_mtime_ns for path in Path(world.root, "behaviour").rglob("*") if path.is_file()}
+    assert before == after and len(after) == 2
+    assert json.loads(json.dumps(first)) == again and "nothing to do" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("change", ["case", "champion", "images", "settings"])
+def test_other_inputs_are_other_tests(world: World, change: str) -> None:
+    folder = cases(world)
+    first = check_behaviour(world.config("dim", cases=folder))
+    more: dict[str, Any] = {}
+    if change == "case":
+        Image.new("RGB", (40, 32), (150, 90, 140)).save(Path(folder, "red", "red.png"))
+    elif change == "champion":
+        world.crown("steady")
+    elif change == "images":
+        more = {"behaviour_images": 35}
+    else:
+        more = {"max_pixels": 1_000_000}
+    second = check_behaviour(world.config("dim", cases=folder, **more))
+    assert second["behaviour"] != first["behaviour"]
+    assert latest_behaviour(Store(), Layout(world.root), second["model_id"]) == record_of(second)
+
+
+def test_a_killed_command_leaves_no_record(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The record comes last: a page alone counts for nothing, and the same command makes both."""
+    replace: Callable[..., None] = Store.replace
+
+    def full(store: Store, uri: str, data: bytes) -> None:
+        if uri.endswith("behaviour.json"):
+            raise DrivetrainError("the disk is full")
+        replace(store, uri, data)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Store, "replace", full)
+        with pytest.raises(DrivetrainError, match="full"):
+            check_behaviour(world.config("steady"))
+    assert latest_behaviour(Store(), Layout(world.root), world.exports["steady"].sha256[:12]) is None
+    result = check_behaviour(world.config("steady"))
+    found = latest_behaviour(Store(), Layout(world.root), result["model_id"])
+    assert found and found["page"] == result["page"] and Path(result["page"]).exists()
+
+
+@pytest.mark.parametrize(("name", "code"), [("steady", 0), ("dim", 5)])
+def test_the_command_ends_with_5_when_the_tests_fail(
+    world: World, name: str, code: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["behave", world.exports[name].path, "--root", world.root, "--actors", "0"]
+    with pytest.raises(SystemExit) as ended:
+        main(words)
+    said = capsys.readouterr().out.splitlines()
+    assert ended.value.code == code
+    assert json.loads(said[-1])["passed"] == (code == 0)
+    assert any(line.startswith("20 % darker") and ("FAILED" in line) == (code == 5) for line in said)
+    assert said[-2].startswith("Page: ") and said[-3].startswith("Failed" if code else "Passed")
+
+
+def test_it_stands_in_the_python_api() -> None:
+    assert drivetrain.check_behaviour is check_behaviour and "check_behaviour" in drivetrain.__all__
+
+
+def test_no_label_or_name_becomes_part_of_the_page(world: World) -> None:
+    folder = world.folder / "cases"
+    folder.mkdir()
+    Image.new("RGB", (40, 32), (170, 110, 110)).save(folder / "<img src=x onerror=1>.png")
+    (folder / "labels.csv").write_text("fname,label\n<img src=x onerror=1>.png,red\n")
+    page = Path(check_behaviour(world.config("dim", cases=str(folder)))["page"]).read_text()
+    assert "<img src=x" not in page and "&lt;img src=x" in page
+
+
+@pytest.mark.slow
+def test_the_page_shows_what_broke_and_asks_nobody(world: World) -> None:
+    world.crown("steady")
+    page = Path(check_behaviour(world.config("dim", cases=cases(world)))["page"])
+    seen = visit(
+        page,
+        "({broken: [...document.images].filter(each => !each.naturalWidth).length, images: document.images.length,"
+        " wide: document.documentElement.scrollWidth - window.innerWidth})",
+        after=500,
+    )
+    assert seen.console == [] and seen.requests == []
+    # 12 images of the one change that fails, each twice, and two cases.
+    assert seen.found["images"] == 26 and seen.found["broken"] == 0 and seen.found["wide"] <= 0
+    for said in ("20 % darker", "red → blue", "champion: red, stays", "must be blue; got red", "40 of 40 answers turn"):
+        assert said in seen.text, said
+    assert page.stat().st_size < 300_000
+
+
+@pytest.mark.slow
+def test_a_job_of_a_cluster_finds_what_this_process_finds(made: World, tmp_path: Path, ray_cluster: RayCluster) -> None:
+    found = []
+    for name in ("here", "there"):
+        shutil.copytree(made.root, tmp_path / name / "root")
+        world = World(tmp_path / name, made.exports)
+        world.crown("steady")
+        model_id = world.exports["dim"].sha256[:12]
+        if name == "here":
+            check_behaviour(world.config("dim", cases=cases(world)))
+        else:
+            words = ["submit", "--wait", "behave", model_id, "--root", world.root, "--cases", cases(world)]
+            command = [sys.executable, "-m", "drivetrain.cli", *words, "--actors", "2"]
+            done = subprocess.run(command, env=ray_cluster.env, capture_output=True, text=True, check=False)
+            assert done.returncode == 5, done.stderr
+            assert json.loads(done.stdout.splitlines()[-1])["passed"] is False
+        record = latest_behaviour(Store(), Layout(world.root), model_id)
+        assert record
+        text = json.dumps({key: value for key, value in record.items() if key not in ("made", "page")})
+        found.append(text.replace(str(world.folder), "…"))
+    assert found[0] == found[1] and "20 % darker" in found[0]
