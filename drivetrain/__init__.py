@@ -13,6 +13,7 @@ from drivetrain.errors import DrivetrainError
 
 if TYPE_CHECKING:
     from drivetrain.admit import inspect_learner
+    from drivetrain.alerts import notify_chat
     from drivetrain.comparing import compare_runs
     from drivetrain.doctor import check_setup
     from drivetrain.gc import collect_garbage
@@ -38,6 +39,7 @@ __all__ = [
     "inspect_learner",
     "list_nights",
     "measure_drift",
+    "notify_chat",
     "rescore_run",
     "run_night",
     "score_images",
@@ -55,6 +57,7 @@ _ROOMS = {
     "inspect_learner": "admit",
     "list_nights": "nights",
     "measure_drift": "nightly",
+    "notify_chat": "alerts",
     "rescore_run": "rescore",
     "run_night": "nightly",
     "score_images": "score",

@@ -14,7 +14,7 @@ from drivetrain.config import Config
 from drivetrain.console import say
 from drivetrain.doctor import check_first
 from drivetrain.errors import DrivetrainError, SettingError
-from drivetrain.judge import judge_run, result_of_record
+from drivetrain.judge import alert_again, judge_run, result_of_record
 from drivetrain.layout import Layout
 from drivetrain.nights import accepted_values, alpha_of, latest_record, plan_night
 from drivetrain.reference import build_reference, find_reference
@@ -41,9 +41,10 @@ def run_night(config: Config) -> dict[str, Any]:
     judged = done is not None and (done[1]["inputs"]["reference"] or not find_reference(store, layout, run))
     if done and judged and done[1]["run_id"] == run.record.run_id:
         say(f"Night {plan.name} of {plan.source} is done already; nothing to do.")
+        alert_again(store, layout, *done, config)
         return result_of_record(run, *done)
     finish_run(run, config)
-    return judge_run(store, layout, run, config)
+    return judge_run(store, layout, run, config, alert=True)
 
 
 def measure_drift(config: Config) -> dict[str, Any]:
