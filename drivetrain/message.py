@@ -21,7 +21,7 @@ MOST_URL = 700
 MOST_ALT = 100
 MARKS = {"ok": "✔", "warn": "▲", "drift": "◆", "unknown": "?"}
 # Other chats than Slack call everybody by these.
-_CALLS = re.compile(r"@(?=\s*(all|channel|everyone|here)\b)", re.IGNORECASE)
+_CALLS = re.compile(r"@(?=\s*(all|channel|everyone|here))", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -116,7 +116,7 @@ def _section(text: str) -> dict[str, Any]:
 
 def _link(link: str) -> dict[str, Any]:
     """The only text with markup: an address of our own making, in which nothing can end the link."""
-    if not re.fullmatch(r"https?://[!-;=?-\[\]-{}~]+", link) or len(link) > MOST_URL:
+    if not re.fullmatch(r"https?://[!#-;=?-\[\]_a-z~]+", link) or len(link) > MOST_URL:
         return _section(_plain(link) or "No report.")
     text = f"<{link.replace('&', '&amp;')}|Open the report>"
     return {"type": "section", "text": {"type": "mrkdwn", "text": text, "verbatim": True}}
@@ -128,13 +128,14 @@ def _image(picture: Picture) -> dict[str, Any]:
 
 
 def _defused(text: str) -> str:
-    """Plain, and nothing in it that a chat makes a link of or calls somebody by."""
-    return _CALLS.sub("@\u200b", _plain(text).replace("://", ":\u200b//"))
+    """Plain, and nothing in it that a chat makes a link of."""
+    return _plain(text).replace("://", ":\u200b//")
 
 
 def _plain(text: str) -> str:
     """One line, in which nothing calls a whole channel: Slack reads <!channel> and links between angle brackets."""
     line = re.sub(r"[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]+", " ", text)
+    line = _CALLS.sub("@\u200b", line)
     return line.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;").strip()
 
 

@@ -23,7 +23,10 @@ class Hook:
 
 @contextmanager
 def hook(behaviour: Sequence[int | str]) -> Iterator[Hook]:
-    """A server that does one thing a request, the last one for ever: a status, "hang", "reset" or "drip"."""
+    """A server that does one thing a request, the last one for ever.
+
+    A status, "400 words" for one with a body, "hang", "reset" or "drip".
+    """
     found, ended, left = Hook(), threading.Event(), list(behaviour)
 
     class Handler(BaseHTTPRequestHandler):
@@ -40,11 +43,13 @@ def hook(behaviour: Sequence[int | str]) -> Iterator[Hook]:
                 self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
                 self.connection.close()
             else:
-                self.send_response(int(does))
-                if 300 <= int(does) < 400:
+                status, _, body = str(does).partition(" ")
+                self.send_response(int(status))
+                if status.startswith("3"):
                     self.send_header("Location", found.url + "/elsewhere")
-                self.send_header("Content-Length", "0")
+                self.send_header("Content-Length", str(len(body.encode())))
                 self.end_headers()
+                self.wfile.write(body.encode())
 
         def log_message(self, *_: Any) -> None:
             pass

@@ -112,7 +112,10 @@ def test_what_could_not_be_posted_is_told_by_the_next_message() -> None:
 def test_a_reason_is_told_again_after_a_month_and_another_one_at_once() -> None:
     chat = Chat()
     few = "Unknown: {} scored images are too few to say anything; min_images is 100."
-    assert [chat.judge(1, "unknown", why=few.format(7)), chat.judge(3, "ok")] == [Saying("unknown", 1), Saying("silent")]
+    assert [chat.judge(1, "unknown", why=few.format(7)), chat.judge(3, "ok")] == [
+        Saying("unknown", 1),
+        Saying("silent"),
+    ]
     found = [chat.judge(4, "unknown", why=few.format(91)), chat.judge(5, "unknown"), chat.judge(6, "ok")]
     assert [each and each.kind for each in found] == ["silent", "unknown", "silent"]
     assert chat.judge(31, "unknown", why=few.format(3)) == Saying("silent", 1)
