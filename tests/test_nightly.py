@@ -151,7 +151,7 @@ def test_a_shift_that_lasts_is_told_once_and_a_chat_that_does_not_answer_is_a_no
 ) -> None:
     """In a root of its own: nights of one source, of inverted digits and of usual ones again."""
     monkeypatch.setattr(notify, "PAUSE_SECONDS", 0.01)
-    for day, (first, invert) in enumerate([(400, True), (520, True), (640, False), (760, False)], start=1):
+    for day, (first, invert) in enumerate([(400, True), (520, True), (640, False)], start=1):
         learners.write_digits(tmp_path / "in" / f"2026-11-{day:02d}", first, first + 120, invert=invert)
     shutil.copytree(world.config.root or "", tmp_path / "root")
     config = world.config.model_copy(
@@ -159,13 +159,13 @@ def test_a_shift_that_lasts_is_told_once_and_a_chat_that_does_not_answer_is_a_no
     )
     results = []
     with hook([500, 500, 500, 200]) as chat:
-        for day in (1, 1, 2, 3, 4):
+        for day in (1, 1, 2, 3):
             update = {"night": date(2026, 11, day), "webhook": SecretStr(chat.url)}
             results.append(run_night(config.model_copy(update=update)))
         measure_drift(
             config.model_copy(update={"run": results[0]["run_id"], "seed": 3, "webhook": SecretStr(chat.url)})
         )
-    assert [result["verdict"] for result in results] == ["drift", "drift", "drift", "ok", "ok"]
+    assert [result["verdict"] for result in results] == ["drift", "drift", "drift", "ok"]
     assert [each["text"].split(": calm")[0] for each in chat.got] == [
         *["◆ DRIFT"] * 4, "◆ still drifting, night 2", "✔ RECOVERED after 2 nights of drift",
     ]  # fmt: skip
