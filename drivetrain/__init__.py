@@ -13,6 +13,7 @@ from drivetrain.errors import DrivetrainError
 
 if TYPE_CHECKING:
     from drivetrain.admit import inspect_learner
+    from drivetrain.alerts import notify_chat
     from drivetrain.behaving import check_behaviour
     from drivetrain.champion import promote, roll_back, withdraw
     from drivetrain.comparing import compare_runs
@@ -43,6 +44,7 @@ __all__ = [
     "learners_in_use",
     "list_nights",
     "measure_drift",
+    "notify_chat",
     "promote",
     "rescore_nights",
     "rescore_run",
@@ -68,6 +70,7 @@ _ROOMS = {
     "learners_in_use": "nights",
     "list_nights": "nights",
     "measure_drift": "nightly",
+    "notify_chat": "alerts",
     "promote": "champion",
     "rescore_nights": "rescore",
     "rescore_run": "rescore",

@@ -201,7 +201,19 @@ _command(
     "Score what is new on a night, compare it with the reference, and publish the report.",
     "run_night",
     needs=("root", "images"),
-    keys=(*COMMON, *SCORING, "night", "catch_up", "shadow", "lookback", "retry_failed", *JUDGING, "webhook"),
+    keys=(
+        *COMMON,
+        *SCORING,
+        "night",
+        "catch_up",
+        "shadow",
+        "lookback",
+        "retry_failed",
+        *JUDGING,
+        "webhook",
+        "notify",
+        "site_url",
+    ),
 )
 _command(
     "doctor",
@@ -365,6 +377,25 @@ def gc(
     def work() -> int:
         config = Config.load(config_file, root=root, run=run, storage=parse_storage(storage))
         return _told(drivetrain.collect_garbage(config, delete=delete), config, json_only)
+
+    _guarded(work)
+
+
+@main.command(
+    "notify",
+    params=[
+        click.Option(["--test"], is_flag=True, help="Post a test message, and say what came back."),
+        *[_option(key) for key in ("root", "storage", "run", "webhook", "site_url")],
+        click.Option(["--config", "config_file"], metavar="FILE", help="TOML file of the same keys; flags win."),
+        click.Option(["--json", "json_only"], is_flag=True, help="Print the JSON object alone."),
+    ],
+)
+def notify(test: bool, json_only: bool, **given: Any) -> None:
+    """Post a test message to the chat, or a night's message again."""
+
+    def work() -> int:
+        config = _settings(given, ())
+        return _told(drivetrain.notify_chat(config, test=test), config, json_only)
 
     _guarded(work)
 

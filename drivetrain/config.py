@@ -153,9 +153,21 @@ class Config(BaseModel):
     )
     webhook: SecretStr | None = _key(
         None,
-        "nightly: post the verdict in a line to this address, as Slack's incoming webhooks take it. The address is a "
+        "Where nightly tells what changed: a chat's address, as Slack's incoming webhooks take it. The address is a "
         "secret: put it into DRIVETRAIN_WEBHOOK, where no list of processes shows it; the config file refuses it.",
         "https://hooks.example.org/T0/B0/…",
+    )
+    notify: Literal["changes", "all"] = _key(
+        "changes",
+        "What the chat is told: changes (drift, that it lasts and when it is over, what keeps a night from a "
+        "verdict), or all nights.",
+        "all",
+    )
+    site_url: str | None = _key(
+        None,
+        "Where people and the chat reach the root with a browser; messages then link to the report and, over https, "
+        "show thumbnails, which are stored for that beside the report.",
+        "https://drivetrain.example.org",
     )
     fail_on_drift: bool = _key(False, "End with exit code 4 when the verdict is drift.", "")
     storage: Options = _key({}, "fsspec options by protocol, no secrets.", "s3.endpoint_url=http://127.0.0.1:8333")
@@ -210,6 +222,17 @@ class Config(BaseModel):
         if webhook and not webhook.get_secret_value().startswith(("https://", "http://")):
             raise ValueError("must begin with https:// or http://")
         return webhook
+
+    @field_validator("site_url")
+    @classmethod
+    def _web_prefix(cls, url: str | None) -> str | None:
+        if url is None:
+            return None
+        if _carries_secret(url):
+            raise ValueError("a url that carries a secret is refused: it stands in every message")
+        if not re.fullmatch(r"https?://[!#-;=?-\[\]_a-z~]{1,500}", url) or "?" in url or "#" in url:
+            raise ValueError("must be the beginning of web addresses, with neither ? nor #: https://host/folder")
+        return url.rstrip("/")
 
     @field_validator("source", "name")
     @classmethod

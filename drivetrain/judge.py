@@ -12,6 +12,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from drivetrain import report, site
+from drivetrain.alerts import Judgement, tell, tell_again
 from drivetrain.bundle import Bundle, Looked, look, open_bundle
 from drivetrain.config import Config
 from drivetrain.console import busy, say
@@ -19,9 +20,7 @@ from drivetrain.drift import moved
 from drivetrain.findings import Findings
 from drivetrain.layout import Layout, RecordPaths
 from drivetrain.measure import findings_of
-from drivetrain.message import message
 from drivetrain.nights import accepted_values, alpha_of, latest_record, plan_paths, record_number, trend_of
-from drivetrain.notify import post
 from drivetrain.reference import Reference, find_reference
 from drivetrain.review import labelling_csv, review_queue
 from drivetrain.root import from_json, to_json
@@ -45,10 +44,13 @@ class Measured:
     verdict: Verdict
 
 
-def judge_run(store: Store, layout: Layout, run: Run, config: Config, *, anew: bool = False) -> dict[str, Any]:
+def judge_run(
+    store: Store, layout: Layout, run: Run, config: Config, *, anew: bool = False, alert: bool = False
+) -> dict[str, Any]:
     """Measure, judge and report a committed run, unless the latest record was made from the same inputs.
 
-    With ``anew`` a further record is made all the same.
+    With ``anew`` a further record is made all the same. With ``alert`` the chat is told: of nights as they come, not
+    of runs that somebody looks at again.
     """
     reference = find_reference(store, layout, run)
     accepted = accepted_values(store, layout, run.record.source, reference.run_id if reference else None)
@@ -58,13 +60,16 @@ def judge_run(store: Store, layout: Layout, run: Run, config: Config, *, anew: b
     done = latest_record(store, layout, run)
     if done and done[1]["inputs"] == inputs and not anew:
         say(f"Run {run.record.run_id} has been measured with the same settings; nothing to do.")
+        if alert:
+            alert_again(store, layout, *done, config)
         return result_of_record(run, *done)
     with busy(f"Measuring {run.record.source} {run.record.name}"):
         measured = measure(store, layout, run, reference, config, alpha, list(accepted.values()))
     number = record_number(done[0]) + 1 if done else 1
     record = plan_paths(layout, run).record(run.record.model_id, number)
     with busy("Writing the report"):
-        _publish(store, layout, record, measured, inputs, config, before=done[1].get("snapshot") if done else None)
+        before = done[1].get("snapshot") if done else None
+        _publish(store, layout, record, measured, inputs, config, before, alert)
     return result_of_record(run, record, from_json(store, record.verdict) or {})
 
 
@@ -126,6 +131,7 @@ def _publish(
     inputs: dict[str, Any],
     config: Config,
     before: str | None,
+    alert: bool,
 ) -> None:
     """Write a record: everything else first, verdict.json last, then the site."""
     queue = _queue(measured, config)
@@ -133,7 +139,9 @@ def _publish(
     store.replace(record.labelling, labelling_csv(queue))
     store.replace(record.drift, to_json(measured.findings.record() if measured.findings else {}))
     closed = _about(measured.run) | measured.verdict.record() | {"numbers": _numbers(measured), "inputs": inputs}
-    page = _page(store, layout, measured, queue, record, config)
+    # Before the page is made: it says when that failed.
+    notes = tell(Judgement(store, layout, config, record, closed, queue.to_pylist)) if alert else ()
+    page = _page(store, layout, measured, queue, record, config, notes)
     drawn = measured.looked.rows.take(pa.array(measured.looked.drawn))
     made = report.make(
         page, drawn, measured.bundle.rows if measured.bundle else None, store, config.evidently_embeddings
@@ -146,14 +154,10 @@ def _publish(
     site.build(store, layout)
 
 
-def _notes(measured: Measured, record: RecordPaths, config: Config) -> tuple[str, ...]:
-    """Tell the chat, before the page is made: a page says when that failed."""
-    webhook = config.the_webhook()
-    if not webhook:
-        return ()
-    told = _about(measured.run) | measured.verdict.record() | {"numbers": _numbers(measured)}
-    note = post(webhook, message(told, record.report))
-    return (note,) if note else ()
+def alert_again(store: Store, layout: Layout, record: RecordPaths, closed: dict[str, Any], config: Config) -> None:
+    """Tell the chat of a night that is done already, if that failed before. Its page stays as it is."""
+    for note in tell_again(Judgement.stored(store, layout, config, record, closed)):
+        say(note)
 
 
 def _queue(measured: Measured, config: Config) -> pa.Table:
@@ -174,7 +178,13 @@ def _about(run: Run) -> dict[str, str]:
 
 
 def _page(
-    store: Store, layout: Layout, measured: Measured, queue: pa.Table, record: RecordPaths, config: Config
+    store: Store,
+    layout: Layout,
+    measured: Measured,
+    queue: pa.Table,
+    record: RecordPaths,
+    config: Config,
+    notes: tuple[str, ...],
 ) -> report.Page:
     numbers, run = _numbers(measured), measured.run.record
     tonight = {"verdict": measured.verdict.verdict, "numbers": numbers, "report": record.report, "night": run.name}
@@ -188,7 +198,7 @@ def _page(
         held_out=measured.reference.held_out if measured.reference else False,
         effect_floor=config.effect_floor,
         trend=trend_of(store, layout, run.source, run.kind, tonight),
-        notes=_notes(measured, record, config),
+        notes=notes,
     )
 
 

@@ -26,10 +26,12 @@ replaceable    derived from what was created once; may be written again at any t
       …/<name>/<model_id>/NNNN/verdict.json                   created once   closes record NNNN; the highest counts
       …/<name>/<model_id>/NNNN/{drift.json, review.parquet, review.csv}     replaceable    till the record closes
       …/<name>/<model_id>/NNNN/{report.html, evidently.json}  replaceable    till the record closes
+      …/<name>/<model_id>/NNNN/pictures/1.jpg                 replaceable    thumbnails for a chat, with site_url
     <root>/sources/<source>/accepted/<reference>/<run_id>.json              created once   a night accepted as usual
     <root>/sources/<source>/aliases/{champion,challenger}/NNNN.json         created once   who is it; the highest counts
     <root>/sources/<source>/labels/<sha256>.parquet           created once   labels of people, one import a file
-    <root>/sources/<source>/alerts/NNNN.json                  created once   what a chat was told
+    <root>/sources/<source>/alerts/NNNN.json                  created once   what a chat is told, before it is posted
+    <root>/sources/<source>/alerts/answers/NNNN.json          created once   whether the chat took it
     <root>/sources/<source>/table/                            replaceable    current scores as a Delta table
     <root>/behaviour/<model_id>/<digest>/{behaviour.json, index.html}       replaceable    behaviour tests of a learner
     <root>/comparisons/<run>--<run>/{comparison.json, index.html}                           replaceable
@@ -148,6 +150,10 @@ class RecordPaths:
     def snapshot(self) -> str:
         """evidently.json: the same report for programs."""
         return f"{self.folder}/evidently.json"
+
+    def picture(self, place: int) -> str:
+        """A thumbnail for a chat: of the image of that place in the review queue, from 1 on."""
+        return f"{self.folder}/pictures/{place}.jpg"
 
 
 @dataclass(frozen=True)
@@ -271,6 +277,14 @@ class Layout:
     def alerts(self, source: str) -> str:
         """The folder of the numbered records of what a chat was told."""
         return f"{self.sources}/{source}/alerts"
+
+    def alert(self, source: str, number: int) -> str:
+        """One numbered record of what a chat is told: whoever creates it posts."""
+        return f"{self.alerts(source)}/{number:04d}.json"
+
+    def answer(self, source: str, number: int) -> str:
+        """Whether the chat took it."""
+        return f"{self.alerts(source)}/answers/{number:04d}.json"
 
     def table(self, source: str) -> str:
         """The source's Delta table of current scores."""

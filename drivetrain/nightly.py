@@ -16,7 +16,7 @@ from drivetrain.config import Config
 from drivetrain.console import say
 from drivetrain.doctor import check_first
 from drivetrain.errors import DrivetrainError, SettingError
-from drivetrain.judge import judge_run, result_of_record
+from drivetrain.judge import alert_again, judge_run, result_of_record
 from drivetrain.layout import Layout
 from drivetrain.nights import Night, accepted_values, alpha_of, latest_record, nights_table, plan_night
 from drivetrain.reference import build_reference, find_reference
@@ -62,11 +62,12 @@ def _judged_night(store: Store, layout: Layout, run: Run, config: Config) -> dic
     if done and judged and done[1]["run_id"] == run.record.run_id:
         keep_table_current(store, layout, run.record.source)
         say(f"Night {run.record.name} of {run.record.source} is done already; nothing to do.")
+        alert_again(store, layout, *done, config)
         return result_of_record(run, *done)
     finish_run(run, config)
     # Before the verdict: what readers see hangs on the commit alone.
     keep_table_current(store, layout, run.record.source)
-    return judge_run(store, layout, run, config)
+    return judge_run(store, layout, run, config, alert=True)
 
 
 def catch_up(config: Config) -> dict[str, Any]:

@@ -134,12 +134,12 @@ def rescore_nights(config: Config) -> dict[str, Any]:
             raise
     keep_table_current(store, layout, source)
     site.build(store, layout)
-    too_many = any([night.pop("too_many_failed") for night in done])
+    too_many = [night.pop("too_many_failed") for night in done]
     return {
         "learner": work.info.model_id,
         "nights": done,
         "reference": reference,
-        "too_many_failed": too_many,
+        "too_many_failed": any(too_many),
         "reasons": {},
     }
 

@@ -15,6 +15,8 @@ def lines_of(result: dict[str, Any]) -> list[str]:
     if "verdict" in result:
         lines += [f"Verdict: {result['verdict']}. {result['sentence']}", f"Lever to pull: {result['lever']}"]
         lines.append(f"Report: {result['report']}")
+    if "posted" in result:
+        lines.append(result["answer"])
     if "accepted" in result:
         number = result["accepted_nights"]
         more = "how they differ enters the threshold" if number >= 20 else "from 20 on how they differ enters it"

@@ -26,6 +26,7 @@ PLACEHOLDERS = {
     "old": ("<run>",),
     "new": ("<run>",),
     "shard": (42,),
+    "place": (1,),
     "number": (0,),
     "seed": ("<seed>",),
     "reference": ("<reference>",),

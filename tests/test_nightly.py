@@ -1,17 +1,16 @@
 """A reference, its self-test, nights that are accepted, and a chat that can't be reached: with a real learner."""
 
 import json
-import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
+import shutil
 from dataclasses import dataclass
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from datetime import date
 from pathlib import Path
 from typing import Any
 
 import learners
 import pytest
 from builders import frozen, images
+from chats import SECRET, hook
 from pydantic import SecretStr
 
 from drivetrain import (
@@ -147,53 +146,37 @@ def test_what_belongs_together_is_part_of_the_question(world: World) -> None:
 # --- the chat ---
 
 
-@contextmanager
-def chat(status: int) -> Iterator[tuple[str, list[dict[str, Any]]]]:
-    """A server that answers each post with a status, and what it was sent."""
-    said: list[dict[str, Any]] = []
-
-    class Handler(BaseHTTPRequestHandler):
-        def do_POST(self) -> None:
-            said.append(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
-            self.send_response(status)
-            self.send_header("Content-Length", "0")
-            self.end_headers()
-
-        def log_message(self, *_: object) -> None:
-            pass
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    thread = threading.Thread(target=server.serve_forever)
-    thread.start()
-    try:
-        yield f"http://127.0.0.1:{server.server_port}/hooks/T0PS3CRET", said
-    finally:
-        server.shutdown()
-        thread.join()
-        server.server_close()
-
-
-def test_a_chat_that_does_not_answer_is_a_note_on_the_page_and_in_the_result(
-    world: World, monkeypatch: pytest.MonkeyPatch
+def test_a_shift_that_lasts_is_told_once_and_a_chat_that_does_not_answer_is_a_note_on_the_page(
+    world: World, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
+    """In a root of its own: nights of one source, of inverted digits and of usual ones again."""
     monkeypatch.setattr(notify, "PAUSE_SECONDS", 0.01)
-    with chat(500) as (url, said):
-        result = measure_drift(of_run(world, NIGHTS[0], seed=3, webhook=SecretStr(url)))
-    assert len(said) == notify.TRIES
-    assert result["verdict"] == "ok", "a night never fails on its chat"
-    (note,) = result["notes"]
-    assert "did not take the message: it answered 500" in note
-    page = Path(result["report"]).read_text()
-    assert "did not take the message" in page
-    assert "T0PS3CRET" not in page + json.dumps(result)
-
-
-def test_a_chat_is_told_verdict_and_numbers_once(world: World) -> None:
-    with chat(200) as (url, said):
-        result = measure_drift(of_run(world, NIGHTS[2], seed=4, webhook=SecretStr(url)))
-        assert measure_drift(of_run(world, NIGHTS[2], seed=4, webhook=SecretStr(url))) == result
-    (line,) = said
-    assert "drift" in line["text"].lower() and "120 images" in line["text"] and result["notes"] == []
+    for day, (first, invert) in enumerate([(400, True), (520, True), (640, False)], start=1):
+        learners.write_digits(tmp_path / "in" / f"2026-11-{day:02d}", first, first + 120, invert=invert)
+    shutil.copytree(world.config.root or "", tmp_path / "root")
+    config = world.config.model_copy(
+        update={"root": str(tmp_path / "root"), "images": f"{tmp_path}/in/{{night}}", "source": "calm"}
+    )
+    results = []
+    with hook([500, 500, 500, 200]) as chat:
+        for day in (1, 1, 2, 3):
+            update = {"night": date(2026, 11, day), "webhook": SecretStr(chat.url)}
+            results.append(run_night(config.model_copy(update=update)))
+        measure_drift(
+            config.model_copy(update={"run": results[0]["run_id"], "seed": 3, "webhook": SecretStr(chat.url)})
+        )
+    assert [result["verdict"] for result in results] == ["drift", "drift", "drift", "ok"]
+    assert [each["text"].split(": calm")[0] for each in chat.got] == [
+        *["◆ DRIFT"] * 4, "◆ still drifting, night 2", "✔ RECOVERED after 2 nights of drift",
+    ]  # fmt: skip
+    assert "120 images, drift score " in chat.got[0]["text"] and "Lever to pull: label" in chat.got[0]["text"]
+    (note,) = results[0]["notes"]
+    assert note == "The webhook did not take the message: it answered 500." and results[1] == results[0]
+    page = Path(results[0]["report"]).read_text()
+    assert "did not take the message" in page and results[2]["notes"] == []
+    assert SECRET not in page + json.dumps(results)
+    written = [path.read_text() for path in (tmp_path / "root/sources/calm").rglob("*.json")]
+    assert len(written) > 10 and all(SECRET not in each for each in written)
 
 
 def test_a_second_source_makes_alarms_of_each_rarer(world: World) -> None:

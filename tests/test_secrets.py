@@ -120,6 +120,7 @@ def test_a_planted_secret_reaches_no_output(server: S3Server, person: Person, ra
     assert not found, found
     found, objects = leaks(objects_in(server, bucket))
     assert not found and objects > 20, (found, objects)
+    assert any("/alerts/answers/" in where for where, _ in objects_in(server, bucket)), "the chat did not answer"
     found, logs = leaks(files_in(ray_folder))
     assert not found and logs > 5, (found, logs)
     assert any("worker" in where for where, _ in files_in(ray_folder)), "an actor had a log"
@@ -149,10 +150,13 @@ def good(person: Person, common: str, scoring: str, labels: str, bucket: str, le
     """A person's day, with Ray and without."""
     person.types(f"reference {scoring} --images {bucket}/train {labels} --actors 0", 0)
     night = f"--images {bucket}/in/{{night}} --night 2026-11-22"
-    person.types(f"nightly {scoring} {night} --actors 0", 0)
+    person.types(f"nightly {scoring} {night} --actors 0 --site-url https://example.org", 0)
+    night_run = next(word for word in person.said[-1][1].split('"') if word.startswith("shop-2026-"))
     person.types(f"score {scoring} --images {bucket}/in --name ray --actors 1 --max-failed 0.5", 0)
     run = next(word for word in person.said[-1][1].split('"') if word.startswith("shop-ray-"))
     person.types(f"drift measure {common} --run {run}", 0)
+    person.types(f"notify {common} --run {night_run}", 1)
+    person.types("notify --test", 1)
     person.types(f"nights {common}", 0)
     person.types(f"learner inspect {learner} {store}", 0)
     person.types(f"doctor {scoring} {night} --actors 0", 0)
@@ -170,6 +174,7 @@ def wrong_settings(person: Person, folder: Path) -> None:
         person.types(f"learner inspect {secret}", 2)
         person.types(f"doctor --root {secret}", 2)
         person.types(f"nights --root x --storage s3.endpoint_url={secret}", 2)
+        person.types(f"notify --test --site-url {secret}", 2)
     for storage in (f"s3.secret={flag}", f"s3.key={flag}", f"s3.secret:{flag}", f"S3.Secret={flag}", flag, f"={flag}"):
         person.types(f"nights --root x --storage {storage}", 2)
     person.types(f"score --secret={flag}", 2)

@@ -41,8 +41,9 @@ def test_the_config_file_must_not_hold_it(tmp_path: Path, text: str) -> None:
 
 
 @pytest.mark.parametrize("value", [SECRET, f"ftp://host/{SECRET}", f"s3://{SECRET}"])
-def test_a_flag_that_is_no_web_address_is_refused_and_not_repeated(value: str) -> None:
-    done = CliRunner().invoke(main, ["nightly", "--webhook", value])
+@pytest.mark.parametrize("command", ["nightly", "notify"])
+def test_a_flag_that_is_no_web_address_is_refused_and_not_repeated(value: str, command: str) -> None:
+    done = CliRunner().invoke(main, [command, "--webhook", value])
     assert done.exit_code == 2
     assert SECRET not in done.output and "must begin with https://" in done.output
 
