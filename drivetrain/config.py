@@ -117,6 +117,16 @@ class Config(BaseModel):
     )
     min_images: int = _key(100, "Fewer scored images than this in a night, and the verdict is unknown.", "100")
     review_size: int = _key(100, "Images in the review queue.", "100")
+    to: Literal["csv", "labelstudio", "fiftyone"] = _key("csv", "queue: form of the file.", "labelstudio")
+    output: str | None = _key(
+        None, "queue: file to write; by default queue-RUN.csv (or .json) in the working directory.", "queue.csv"
+    )
+    sample: int = _key(
+        0,
+        "queue: images drawn at random to be labelled as well: their labels tell the night's accuracy, those of images "
+        "that moved do not.",
+        "100",
+    )
     seed: int = _key(0, "Seed of every random choice in the statistics.", "0")
     evidently_embeddings: bool = _key(
         False, "Add Evidently's own EmbeddingsDrift to the report, on 500 images a side; it decides nothing.", ""
@@ -130,7 +140,7 @@ class Config(BaseModel):
     fail_on_drift: bool = _key(False, "End with exit code 4 when the verdict is drift.", "")
     storage: Options = _key({}, "fsspec options by protocol, no secrets.", "s3.endpoint_url=http://127.0.0.1:8333")
 
-    @field_validator("root", "learner", "images", "labels")
+    @field_validator("root", "learner", "images", "labels", "output")
     @classmethod
     def _no_secret_in_uri(cls, uri: str | None) -> str | None:
         if uri is None:
@@ -221,7 +231,7 @@ class Config(BaseModel):
             raise ValueError(f"is no regular expression: {error}") from error
         return value
 
-    @field_validator("actors", "lookback", "gpus_per_actor")
+    @field_validator("actors", "lookback", "gpus_per_actor", "sample")
     @classmethod
     def _not_negative(cls, value: float | None) -> float | None:
         if value is not None and not 0 <= value < float("inf"):

@@ -178,6 +178,7 @@ class Night:
     """One line of the table of nights. ``state``: done, running, failed, stopped, dead, planned or missing.
 
     ``score``: 0 is usual, 1 the threshold; ``accuracy``: estimated, in 0..1; ``made``: when the record was closed.
+    ``realised``: accuracy by people's labels, a `findings.Realised` for each way its images were chosen.
     """
 
     source: str
@@ -193,6 +194,7 @@ class Night:
     score: float | None = None
     accuracy: float | None = None
     made: str = ""
+    realised: tuple[dict[str, Any], ...] = ()
 
     def record(self) -> dict[str, Any]:
         """As JSON."""
@@ -253,6 +255,7 @@ def _night(store: Store, layout: Layout, source: str, name: str) -> Night:
             numbers.get("score"),
             numbers.get("accuracy"),
             found["made"],
+            tuple(numbers.get("realised_accuracy", ())),
         )
     plan = find_plan(store, layout, source, "night", name)
     state = _state(store, layout, source, name)
