@@ -3,11 +3,12 @@
 import csv
 import io
 import json
+import re
 from typing import Any
 from xml.etree import ElementTree
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from drivetrain.errors import SettingError
@@ -59,12 +60,14 @@ def test_the_csv_has_no_label_that_nobody_gave() -> None:
     assert read(to_csv(TWO)) == {"s3://b/b.jpg": ("dog",)}
 
 
+@settings(deadline=None)
 @given(st.dictionaries(NAMES, NAMES.map(str.strip).filter(bool), max_size=8))
 def test_any_name_and_any_label_come_back_from_the_csv(labels: dict[str, str]) -> None:
     queue = to_csv([ToLabel(name, None, ("a\r\nb", "c"), 0.5) for name in labels])
     assert read(filled(queue, labels)) == {name: (label,) for name, label in labels.items()}
 
 
+@settings(deadline=None)
 @given(st.dictionaries(NAMES, st.lists(NAMES.map(str.strip).filter(bool), min_size=1, unique=True), max_size=8))
 def test_any_name_and_any_label_come_back_from_label_studio(labels: dict[str, list[str]]) -> None:
     tasks = json.loads(to_label_studio([ToLabel(name, None, ("x",), 0.5) for name in labels], "model", "multi_label"))
@@ -111,8 +114,6 @@ def test_a_csv_as_people_and_spreadsheets_save_it(text: str) -> None:
     ],
 )
 def test_a_wrong_file_is_refused_with_the_place(text: str | bytes, said: str) -> None:
-    import re
-
     assert re.search(said, refused(text), re.DOTALL)
 
 
