@@ -103,6 +103,8 @@ def label_studio_config(vocab: Sequence[str], task: str) -> str:
 def to_fiftyone(images: Sequence[ToLabel], vocab: Sequence[str], task: str) -> bytes:
     """The labels.json of a FiftyOneImageClassificationDataset: predictions, with their rank as an attribute.
 
+    FiftyOne finds an image by an absolute path, or by a path without its suffix below its ``data_path``: of a bucket's
+    image that is its key, so that a copy of the bucket is its ``data_path``.
     Raises SettingError for a regression, for which that format has no place.
     """
     if task == "regression":
@@ -111,8 +113,15 @@ def to_fiftyone(images: Sequence[ToLabel], vocab: Sequence[str], task: str) -> b
     for rank, each in enumerate(images, start=1):
         attributes = {"rank": rank, "moved": each.moved, "chosen": each.chosen}
         found = [{"label": word, "confidence": each.confidence, "attributes": attributes} for word in each.predicted]
-        labels[each.uri] = found if task == "multi_label" else next(iter(found), None)
+        name = without_suffix(each.uri.split("://", 1)[1].split("/", 1)[-1]) if "://" in each.uri else each.uri
+        labels[name] = found if task == "multi_label" else next(iter(found), None)
     return json.dumps({"classes": list(vocab), "labels": labels}, ensure_ascii=False, indent=1).encode()
+
+
+def without_suffix(name: str) -> str:
+    """A path without the suffix of its file, as FiftyOne names images."""
+    folder, slash, last = name.rpartition("/")
+    return f"{folder}{slash}{last.rsplit('.', 1)[0] or last}"
 
 
 def read_labels_of_people(data: bytes, where: str) -> Labels:

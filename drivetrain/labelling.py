@@ -7,6 +7,7 @@ over: somebody may have put labels into it.
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
@@ -25,6 +26,7 @@ from drivetrain.labelfiles import (
     to_csv,
     to_fiftyone,
     to_label_studio,
+    without_suffix,
 )
 from drivetrain.labels import keep_drawn, keep_labels, people_labels
 from drivetrain.layout import Layout
@@ -184,7 +186,7 @@ def _matched(store: Store, layout: Layout, source: str, read: Labels) -> tuple[d
     A name that is a whole uri means nothing else. Plan by plan and file by file: only what fits is kept in memory.
     """
     names = pa.array(list(read.by_name), pa.string())
-    ends = {depth: by_tail([_stem(name, read) for name in read.by_name if "://" not in name], depth)
+    ends = {depth: by_tail([_own(name, read) for name in read.by_name if "://" not in name], depth)
             for depth in range(1, DEEPEST_TAIL + 1)}  # fmt: skip
     found = _Found()
     for plan, batch in _images(store, layout, source):
@@ -198,7 +200,7 @@ def _matched(store: Store, layout: Layout, source: str, read: Labels) -> tuple[d
     taken = set(matched)
     for depth in range(DEEPEST_TAIL, 0, -1):
         for name in read.by_name:
-            end = tail_of(_stem(name, read), depth)
+            end = tail_of(_own(name, read), depth)
             fits = found.by_end.get((depth, end), set())
             if name not in matched and end in ends[depth] and len(fits) == 1 and not fits & taken:
                 (matched[name],) = fits
@@ -209,7 +211,7 @@ def _matched(store: Store, layout: Layout, source: str, read: Labels) -> tuple[d
 def _note_ends(uris: list[str], plan: PlanName, ends: dict[int, dict[str, str]], read: Labels, found: _Found) -> None:
     for uri in uris:
         for depth, wanted in ends.items():
-            end = tail_of(_stem(uri, read), depth)
+            end = tail_of(without_suffix(uri) if read.stems else uri, depth)
             if end not in wanted:
                 continue
             fits = found.by_end.setdefault((depth, end), set())
@@ -219,10 +221,9 @@ def _note_ends(uris: list[str], plan: PlanName, ends: dict[int, dict[str, str]],
                 found.add(uri, plan)
 
 
-def _stem(name: str, read: Labels) -> str:
-    """A name without its suffix, where the file may leave it out."""
-    folder, slash, last = name.rpartition("/")
-    return f"{folder}{slash}{last.rsplit('.', 1)[0]}" if read.stems else name
+def _own(name: str, read: Labels) -> str:
+    """A name as it is held against those of images: of a file of stems an absolute path alone has its suffix still."""
+    return without_suffix(name) if read.stems and Path(name).is_absolute() else name
 
 
 def _images(store: Store, layout: Layout, source: str) -> Iterator[tuple[PlanName, pa.RecordBatch]]:

@@ -172,6 +172,8 @@ def accuracy_widgets(page: Page) -> list[Any]:
 def realised_widgets(page: Page) -> list[Any]:
     """How often the learner was right by the labels of people, a sentence for each way the images were chosen."""
     text = "\n\n".join(realised_text(each) for each in page.realised)
+    if text and not any(each.of_night for each in page.realised):
+        text += " `drivetrain queue --sample 100` draws images that tell it."
     return [text_widget(title="Realised accuracy, by people's labels", text=text)] if text else []
 
 
@@ -193,7 +195,7 @@ def realised_text(found: Realised) -> str:
     return (
         f"Of the {found.labelled:,} labelled images that were chosen because they moved (or by somebody's choice), "
         f"{found.right:,} are right: {found.accuracy:.1%} ({interval}). These are the night's most unusual images: "
-        "**this is not the night's accuracy**. `drivetrain queue --sample 100` draws images that tell it."
+        "**this is not the night's accuracy**."
     )
 
 

@@ -205,11 +205,13 @@ def test_the_minimal_json_is_one_object_an_annotation() -> None:
 def test_fiftyone_gets_classes_and_predictions_with_their_rank() -> None:
     found = json.loads(to_fiftyone(TWO, ["cat", "dog"], "single_label"))
     assert found["classes"] == ["cat", "dog"]
-    assert found["labels"]["s3://b/b.jpg"] == {
+    assert found["labels"]["b"] == {
         "label": "cat", "confidence": 0.5, "attributes": {"rank": 2, "moved": None, "chosen": "random"},
     }  # fmt: skip
+    local = json.loads(to_fiftyone([ToLabel("/x/a.b.jpg", None, ("cat",), 0.5)], ["cat"], "single_label"))
+    assert list(local["labels"]) == ["/x/a.b.jpg"], "an absolute path is found as it is"
     several = json.loads(to_fiftyone(TWO, ["cat", "dog"], "multi_label"))["labels"]
-    assert [each["label"] for each in several["s3://b/a,1.jpg"]] == ["cat"]
+    assert [each["label"] for each in several["a,1"]] == ["cat"]
 
 
 def test_what_carries_a_confidence_is_a_models_word() -> None:
