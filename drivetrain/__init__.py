@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from drivetrain.comparing import compare_runs
     from drivetrain.doctor import check_setup
     from drivetrain.gc import collect_garbage
+    from drivetrain.labelling import export_queue, import_labels
     from drivetrain.nightly import accept_night, build_and_test_reference, measure_drift, run_night, self_test_drift
     from drivetrain.nights import learners_in_use, list_nights
     from drivetrain.reference import build_reference
@@ -40,6 +41,8 @@ __all__ = [
     "check_setup",
     "collect_garbage",
     "compare_runs",
+    "export_queue",
+    "import_labels",
     "inspect_learner",
     "learners_in_use",
     "list_nights",
@@ -66,6 +69,8 @@ _ROOMS = {
     "check_setup": "doctor",
     "collect_garbage": "gc",
     "compare_runs": "comparing",
+    "export_queue": "labelling",
+    "import_labels": "labelling",
     "inspect_learner": "admit",
     "learners_in_use": "nights",
     "list_nights": "nights",

@@ -62,8 +62,12 @@ def _command(
     keys: Sequence[str],
     arguments: Sequence[str] = (),
     group: click.Group = main,
+    job: bool = True,
 ) -> None:
-    """Make a command whose flags are the config's keys, for a function of the public API."""
+    """Make a command whose flags are the config's keys, for a function of the public API.
+
+    ``job``: a cluster can be given it. What reads or writes a file of this machine is none.
+    """
 
     def call(json_only: bool, **given: Any) -> None:
         # An argument that is a setting stands for its flag; the others are the function's own.
@@ -75,7 +79,7 @@ def _command(
 
         _guarded(work)
 
-    if group is not learner:
+    if job:
         JOBS[name if group is main else f"{group.name} {name}"] = needs
     options: list[click.Parameter] = [click.Argument([argument]) for argument in arguments]
     options += [_option(key) for key in keys]
@@ -291,6 +295,33 @@ _command(
     keys=("trust", "embedding", "storage"),
     arguments=("learner",),
     group=learner,
+    job=False,
+)
+_command(
+    "queue",
+    "Write a measured run's review queue as a file to be labelled: CSV, Label Studio or FiftyOne.",
+    "export_queue",
+    needs=("root", "run"),
+    keys=(*COMMON, "to", "output", "sample"),
+    arguments=("run",),
+    job=False,
+)
+
+
+@main.group("labels", cls=_Group)
+def labels() -> None:
+    """Take in the labels that people gave."""
+
+
+_command(
+    "import",
+    "Take in people's labels (CSV, Label Studio, FiftyOne), and count how often the learner was right.",
+    "import_labels",
+    needs=("root", "source"),
+    keys=(*COMMON, "source", "actors", "ray_address"),
+    arguments=("file",),
+    group=labels,
+    job=False,
 )
 
 

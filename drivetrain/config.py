@@ -147,6 +147,16 @@ class Config(BaseModel):
         "in it. One that gets another label fails the learner.",
         "s3://my-bucket/cases",
     )
+    to: Literal["csv", "labelstudio", "fiftyone"] = _key("csv", "queue: form of the file.", "labelstudio")
+    output: str | None = _key(
+        None, "queue: file to write; by default queue-RUN.csv (or .json) in the working directory.", "queue.csv"
+    )
+    sample: int = _key(
+        0,
+        "queue: images drawn at random to be labelled as well: their labels tell the night's accuracy, those of images "
+        "that moved do not.",
+        "100",
+    )
     seed: int = _key(0, "Seed of every random choice in the statistics.", "0")
     evidently_embeddings: bool = _key(
         False, "Add Evidently's own EmbeddingsDrift to the report, on 500 images a side; it decides nothing.", ""
@@ -172,7 +182,7 @@ class Config(BaseModel):
     fail_on_drift: bool = _key(False, "End with exit code 4 when the verdict is drift.", "")
     storage: Options = _key({}, "fsspec options by protocol, no secrets.", "s3.endpoint_url=http://127.0.0.1:8333")
 
-    @field_validator("root", "learner", "images", "labels", "shadow", "cases")
+    @field_validator("root", "learner", "images", "labels", "shadow", "cases", "output")
     @classmethod
     def _no_secret_in_uri(cls, uri: str | None) -> str | None:
         if uri is None:
@@ -283,7 +293,7 @@ class Config(BaseModel):
             raise ValueError(f"is no regular expression: {error}") from error
         return value
 
-    @field_validator("actors", "lookback", "gpus_per_actor")
+    @field_validator("actors", "lookback", "gpus_per_actor", "sample")
     @classmethod
     def _not_negative(cls, value: float | None) -> float | None:
         if value is not None and not 0 <= value < float("inf"):

@@ -12,7 +12,7 @@ import numpy as np
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
-from drivetrain.findings import Accuracy, ClassShift, Decision, Histogram, Map, Statistic, TrendPoint
+from drivetrain.findings import Accuracy, ClassShift, Decision, Histogram, Map, Realised, Statistic, TrendPoint
 
 # Evidently gives every plot a box of this height: a smaller figure leaves a hole, a larger one is cut.
 BOX = 500
@@ -20,6 +20,7 @@ BOX = 500
 HALF_BOX = 450
 MODEBAR = ["zoom", "pan", "select", "lasso", "zoomin", "zoomout", "autoscale", "resetscale", "toimage"]
 BLUE, RED, GREEN, YELLOW, GREY = "#4477aa", "#ee6677", "#228833", "#ccbb44", "#bbbbbb"
+PURPLE = "#aa3377"
 DARK, PALE, PLACE = "#222222", "#eeeeee", "#dddddd"
 # Of each verdict: its colour and its shape.
 MARKS = {
@@ -235,8 +236,15 @@ def _about(point: TrendPoint) -> str:
     return f"{point.night}: {point.verdict}, {score}, {point.images:,} images"
 
 
-def accuracy_figure(accuracy: Accuracy) -> go.Figure:
-    """The range of tonight's estimated accuracy, beside the reference's measured one."""
+REALISED = {
+    "all": "tonight, labelled",
+    "random": "tonight, labelled<br>at random",
+    "moved": "those that moved,<br>labelled",
+}
+
+
+def accuracy_figure(accuracy: Accuracy, realised: Sequence[Realised] = ()) -> go.Figure:
+    """The range of tonight's estimated accuracy, beside the reference's measured one and what people's labels say."""
     figure = go.Figure()
     low, middle, high = (value or 0.0 for value in (accuracy.low, accuracy.estimate, accuracy.high))
     figure.add_trace(
@@ -261,12 +269,34 @@ def accuracy_figure(accuracy: Accuracy) -> go.Figure:
         )
     )
     figure.add_vline(x=accuracy.reference, line_dash="dash", line_color=DARK)
-    least = min(low, accuracy.reference)
-    figure.update_xaxes(title="accuracy", tickformat=".0%", range=[max(0.0, least - 0.15), 1.03])
-    figure.update_yaxes(range=[-0.8, 1.8])
+    for each in realised:
+        _add_realised(figure, each)
+    least = min([low, accuracy.reference, *(each.low for each in realised)])
+    figure.update_xaxes(title="accuracy", tickformat=".0%", range=[max(-0.03, least - 0.15), 1.03])
+    figure.update_yaxes(range=[-0.8, 1.8 + len(realised)])
     figure.update_traces(cliponaxis=False)
     figure.update_layout(showlegend=False)
     return plain_layout(figure, l=140, r=20, t=20, b=50)
+
+
+def _add_realised(figure: go.Figure, found: Realised) -> None:
+    """Accuracy by labels, full where it speaks for the night, hollow where it is of the images that moved."""
+    figure.add_trace(
+        go.Scatter(
+            x=[found.accuracy],
+            y=[REALISED[found.chosen]],
+            mode="markers+text",
+            marker={"size": 14, "color": PURPLE, "symbol": "diamond" if found.of_night else "diamond-open"},
+            error_x={
+                "type": "data",
+                "symmetric": False,
+                "array": [found.high - found.accuracy],
+                "arrayminus": [found.accuracy - found.low],
+            },
+            text=[f"{found.accuracy:.1%} ({found.right:,} of {found.labelled:,})"],
+            textposition="top center",
+        )
+    )
 
 
 def label_figure(classes: Sequence[ClassShift]) -> go.Figure | None:

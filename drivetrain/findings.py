@@ -102,6 +102,28 @@ class Accuracy:
 
 
 @dataclass(frozen=True)
+class Realised:
+    """Accuracy by the labels of people, in 0..1, with a 95 % interval from ``low`` to ``high``.
+
+    ``chosen``: ``all`` images of the night, those drawn at ``random`` (``drawn`` of them, of which ``labelled`` have a
+    label), or those that people saw because they ``moved`` or that somebody picked: these do not speak for the night.
+    """
+
+    chosen: str
+    drawn: int
+    labelled: int
+    right: int
+    accuracy: float
+    low: float
+    high: float
+
+    @property
+    def of_night(self) -> bool:
+        """Whether this is the night's accuracy, and not that of its most unusual images."""
+        return self.chosen != "moved"
+
+
+@dataclass(frozen=True)
 class Pair:
     """An image of the night and the reference image nearest to it by embedding, by their uris."""
 

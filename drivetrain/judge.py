@@ -3,7 +3,7 @@
 Knows one run. Does not know how it came to be scored.
 """
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -17,11 +17,13 @@ from drivetrain.bundle import Bundle, Looked, look, open_bundle
 from drivetrain.config import Config
 from drivetrain.console import busy, say
 from drivetrain.drift import moved
-from drivetrain.findings import Findings
+from drivetrain.findings import Findings, Realised
+from drivetrain.labels import drawn_images, people_labels
 from drivetrain.layout import Layout, RecordPaths
 from drivetrain.measure import findings_of
 from drivetrain.nights import accepted_values, alpha_of, latest_record, plan_paths, record_number, trend_of
-from drivetrain.reference import Reference, find_reference
+from drivetrain.realised import realised_of
+from drivetrain.reference import Reference, find_reference, named_reference
 from drivetrain.review import labelling_csv, review_queue
 from drivetrain.root import from_json, to_json
 from drivetrain.run import Commit, Run
@@ -42,6 +44,28 @@ class Measured:
     findings: Findings | None
     moved: npt.NDArray[np.float64]
     verdict: Verdict
+    realised: tuple[Realised, ...] = ()
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """All that a record depends on. ``accepted``: values of the deciding statistic by run id."""
+
+    reference: Reference | None
+    alpha: float
+    accepted: dict[str, float]
+    realised: tuple[Realised, ...]
+
+    def record(self, run: Run, config: Config) -> dict[str, Any]:
+        """As verdict.json has it. Without labels as it was before there were any: such a record stays."""
+        keys = ("effect_floor", "min_images", "review_size", "seed", "group_by")
+        labels = {"labels": [asdict(each) for each in self.realised]} if self.realised else {}
+        return {
+            "run_id": run.record.run_id,
+            "reference": self.reference.run_id if self.reference else None,
+            "settings": {key: getattr(config, key) for key in keys} | {"alpha": self.alpha},
+            "accepted": sorted(self.accepted),
+        } | labels
 
 
 def judge_run(
@@ -55,21 +79,56 @@ def judge_run(
     reference = find_reference(store, layout, run)
     accepted = accepted_values(store, layout, run.record.source, reference.run_id if reference else None)
     accepted.pop(run.record.run_id, None)
-    alpha = alpha_of(store, layout, config)
-    inputs = _inputs(run, reference, config, alpha, accepted)
+    given = Inputs(reference, alpha_of(store, layout, config), accepted, _realised(store, layout, run))
     done = latest_record(store, layout, run)
-    if done and done[1]["inputs"] == inputs and not anew:
+    if done and done[1]["inputs"] == given.record(run, config) and not anew:
         say(f"Run {run.record.run_id} has been measured with the same settings; nothing to do.")
         if alert:
             alert_again(store, layout, *done, config)
         return result_of_record(run, *done)
+    return _judge(store, layout, run, given, config, done, alert=alert)
+
+
+def judge_labelled(store: Store, layout: Layout, run: Run, config: Config) -> dict[str, Any] | None:
+    """Make the record of a measured run anew with the labels that people gave since; None if it was never measured.
+
+    All else is as in the latest record, its settings too: labels never change a verdict, and nobody is told again.
+    """
+    done = latest_record(store, layout, run)
+    if done is None:
+        return None
+    before = done[1]["inputs"]
+    settings = {key: value for key, value in before["settings"].items() if key != "alpha"}
+    config = config.model_copy(update=settings)
+    reference = named_reference(store, layout, run, before["reference"])
+    known = accepted_values(store, layout, run.record.source, before["reference"])
+    accepted = {run_id: known[run_id] for run_id in before["accepted"] if run_id in known}
+    given = Inputs(reference, before["settings"]["alpha"], accepted, _realised(store, layout, run))
+    if before == given.record(run, config):
+        return result_of_record(run, *done)
+    return _judge(store, layout, run, given, config, done, notes=tuple(done[1].get("notes", ())))
+
+
+def _realised(store: Store, layout: Layout, run: Run) -> tuple[Realised, ...]:
+    source, kind, name = run.record.source, run.record.kind, run.record.name
+    people = people_labels(store, layout, source)
+    return realised_of(run, people, drawn_images(store, layout, source, kind, name)) if people else ()
+
+
+def _judge(
+    store: Store, layout: Layout, run: Run, given: Inputs, config: Config,
+    done: tuple[RecordPaths, dict[str, Any]] | None, *, alert: bool = False, notes: tuple[str, ...] = (),
+) -> dict[str, Any]:  # fmt: skip
+    """Make the next record of a run. With ``alert`` the chat is told, else ``notes`` are those of the record before."""
     with busy(f"Measuring {run.record.source} {run.record.name}"):
-        measured = measure(store, layout, run, reference, config, alpha, list(accepted.values()))
+        accepted = list(given.accepted.values())
+        measured = measure(store, layout, run, given.reference, config, given.alpha, accepted)
+        measured = replace(measured, realised=given.realised)
     number = record_number(done[0]) + 1 if done else 1
     record = plan_paths(layout, run).record(run.record.model_id, number)
     with busy("Writing the report"):
         before = done[1].get("snapshot") if done else None
-        _publish(store, layout, record, measured, inputs, config, before, alert)
+        _publish(store, layout, record, measured, given.record(run, config), config, before, alert, notes)
     return result_of_record(run, record, from_json(store, record.verdict) or {})
 
 
@@ -101,19 +160,6 @@ def measure(
     return Measured(run, commit, reference, bundle, looked, findings, far, verdict)
 
 
-def _inputs(
-    run: Run, reference: Reference | None, config: Config, alpha: float, accepted: dict[str, float]
-) -> dict[str, Any]:
-    """All that a verdict depends on."""
-    keys = ("effect_floor", "min_images", "review_size", "seed", "group_by")
-    return {
-        "run_id": run.record.run_id,
-        "reference": reference.run_id if reference else None,
-        "settings": {key: getattr(config, key) for key in keys} | {"alpha": alpha},
-        "accepted": sorted(accepted),
-    }
-
-
 def _mean_confidence(bundle: Bundle | None, looked: Looked) -> tuple[float, float] | None:
     if bundle is None or not len(looked.rows):
         return None
@@ -132,6 +178,7 @@ def _publish(
     config: Config,
     before: str | None,
     alert: bool,
+    notes: tuple[str, ...],
 ) -> None:
     """Write a record: everything else first, verdict.json last, then the site."""
     queue = _queue(measured, config)
@@ -139,8 +186,9 @@ def _publish(
     store.replace(record.labelling, labelling_csv(queue))
     store.replace(record.drift, to_json(measured.findings.record() if measured.findings else {}))
     closed = _about(measured.run) | measured.verdict.record() | {"numbers": _numbers(measured), "inputs": inputs}
-    # Before the page is made: it says when that failed.
-    notes = tell(Judgement(store, layout, config, record, closed, queue.to_pylist)) if alert else ()
+    if alert:
+        # Before the page is made: it says when that failed.
+        notes = tell(Judgement(store, layout, config, record, closed, queue.to_pylist))
     page = _page(store, layout, measured, queue, record, config, notes)
     drawn = measured.looked.rows.take(pa.array(measured.looked.drawn))
     made = report.make(
@@ -199,6 +247,7 @@ def _page(
         effect_floor=config.effect_floor,
         trend=trend_of(store, layout, run.source, run.kind, tonight),
         notes=notes,
+        realised=measured.realised,
     )
 
 
@@ -215,6 +264,7 @@ def _numbers(measured: Measured) -> dict[str, Any]:
         "score": combined.score if combined else None,
         "accuracy": findings.accuracy.estimate if findings and findings.accuracy else None,
         "mean_confidence": confidence[1] if confidence else None,
+        "realised_accuracy": [asdict(each) for each in measured.realised],
     }
 
 

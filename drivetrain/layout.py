@@ -30,6 +30,7 @@ replaceable    derived from what was created once; may be written again at any t
     <root>/sources/<source>/accepted/<reference>/<run_id>.json              created once   a night accepted as usual
     <root>/sources/<source>/aliases/{champion,challenger}/NNNN.json         created once   who is it; the highest counts
     <root>/sources/<source>/labels/<sha256>.parquet           created once   labels of people, one import a file
+    <root>/sources/<source>/drawn/{night,plan}-<name>/<sha256>.parquet      created once   images drawn to be labelled
     <root>/sources/<source>/alerts/NNNN.json                  created once   what a chat is told, before it is posted
     <root>/sources/<source>/alerts/answers/NNNN.json          created once   whether the chat took it
     <root>/sources/<source>/table/                            replaceable    current scores as a Delta table
@@ -273,6 +274,10 @@ class Layout:
     def labels(self, source: str) -> str:
         """The folder of the labels that people gave a source's images."""
         return f"{self.sources}/{source}/labels"
+
+    def drawn(self, source: str, kind: str, name: str) -> str:
+        """The folder of what was drawn at random of a plan's images, to be labelled."""
+        return f"{self.sources}/{source}/drawn/{kind}-{name}"
 
     def alerts(self, source: str) -> str:
         """The folder of the numbered records of what a chat was told."""

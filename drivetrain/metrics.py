@@ -27,6 +27,7 @@ from drivetrain.widgets import (
     failed_widgets,
     head_widgets,
     queue_widgets,
+    realised_widgets,
     region_widgets,
     self_test_widgets,
     trend_widgets,
@@ -78,6 +79,10 @@ class EstimatedAccuracy(SingleValueMetric):
 
 class ReferenceAccuracy(SingleValueMetric):
     """The accuracy on the reference's labelled images, for a line beside those of the nights."""
+
+
+class RealisedAccuracy(SingleValueMetric):
+    """The accuracy by the labels of people: the night's where they tell it, else that of the images that moved."""
 
 
 class FailedShare(SingleValueMetric):
@@ -189,6 +194,21 @@ class EstimatedAccuracyCalculation(SingleValueCalculation[EstimatedAccuracy]):
     def display_name(self) -> str:
         """The metric's name on the page."""
         return "Estimated accuracy"
+
+
+class RealisedAccuracyCalculation(SingleValueCalculation[RealisedAccuracy]):
+    """Shows what people's labels say."""
+
+    def calculate(self, context: Any, current_data: Any, reference_data: Any) -> Any:
+        """The share that is right, with its sentences."""
+        page = _held(context).shown.page
+        result = self.result(page.realised[0].accuracy)
+        result.widget = realised_widgets(page)
+        return result
+
+    def display_name(self) -> str:
+        """The metric's name on the page."""
+        return "Realised accuracy"
 
 
 class LabelShareCalculation(ByLabelCalculation[LabelShare]):

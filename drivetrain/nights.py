@@ -181,6 +181,7 @@ class Night:
 
     A stale night is done, by a learner that is no longer champion. ``command``: what to type where there is something.
     ``score``: 0 is usual, 1 the threshold; ``accuracy``: estimated, in 0..1; ``made``: when the record was closed.
+    ``realised``: accuracy by people's labels, a `findings.Realised` for each way its images were chosen.
     """
 
     source: str
@@ -197,6 +198,7 @@ class Night:
     accuracy: float | None = None
     made: str = ""
     command: str = ""
+    realised: tuple[dict[str, Any], ...] = ()
 
     def record(self) -> dict[str, Any]:
         """As JSON."""
@@ -280,6 +282,7 @@ def _night(store: Store, layout: Layout, source: str, name: str, champion: Alias
         numbers.get("accuracy"),
         found["made"],
         stale,
+        tuple(numbers.get("realised_accuracy", ())),
     )
 
 

@@ -143,6 +143,12 @@ def find_reference(store: Store, layout: Layout, run: Run) -> Reference | None:
     return reference_under(store, layout, run.record.model_id, run.record.settings)
 
 
+def named_reference(store: Store, layout: Layout, run: Run, run_id: str | None) -> Reference | None:
+    """The reference of a run's model that is the run of that id, or None."""
+    found = from_json(store, f"{layout.references(run.record.model_id)}/{run_id}.json") if run_id else None
+    return Reference(**found) if found else None
+
+
 def reference_under(store: Store, layout: Layout, model_id: str, settings: dict[str, Any]) -> Reference | None:
     """The newest reference made by a model with such settings, or None."""
     found = references_of(store, layout, model_id)
@@ -267,7 +273,7 @@ def match_labels(labels: dict[str, Label], uris: Sequence[str], where: str) -> d
     """
     matched = {uri: labels[uri] for uri in uris if uri in labels}
     for depth in range(DEEPEST_TAIL, 0, -1):
-        fnames, images = _by_tail(labels, depth), _by_tail(uris, depth)
+        fnames, images = by_tail(labels, depth), by_tail(uris, depth)
         for tail in fnames.keys() & images.keys():
             matched.setdefault(images[tail], labels[fnames[tail]])
     if not matched:
@@ -280,12 +286,13 @@ def match_labels(labels: dict[str, Label], uris: Sequence[str], where: str) -> d
     return {uri: matched.get(uri, ("unknown", None)) for uri in uris}
 
 
-def _tail(path: str, depth: int) -> str:
+def tail_of(path: str, depth: int) -> str:
+    """The last ``depth`` parts of a path, however it separates them."""
     return "/".join(path.replace("\\", "/").split("/")[-depth:])
 
 
-def _by_tail(paths: Iterable[str], depth: int) -> dict[str, str]:
+def by_tail(paths: Iterable[str], depth: int) -> dict[str, str]:
     """Paths by their end, without ends that several share."""
-    ends = [(_tail(path, depth), path) for path in paths]
+    ends = [(tail_of(path, depth), path) for path in paths]
     seen = Counter(end for end, _ in ends)
     return {end: path for end, path in ends if seen[end] == 1}

@@ -47,6 +47,7 @@ from drivetrain.metrics import (
     LabelShare,
     MeanConfidence,
     NightVerdict,
+    RealisedAccuracy,
     ReferenceAccuracy,
     ReviewImages,
     ScoredImages,
@@ -120,6 +121,9 @@ def _metrics(page: Page, rows: pa.Table, evidently: bool) -> list[Any]:
             metrics += [DriftScore(tests=[]), DriftThreshold(tests=[])]
         if found.accuracy and found.accuracy.estimate is not None:
             metrics += [EstimatedAccuracy(tests=[]), ReferenceAccuracy(tests=[])]
+    if page.realised:
+        metrics.append(RealisedAccuracy(tests=[]))
+    if found:
         if found.classes:
             metrics.append(LabelShare(tests={}))
         metrics += [DriftEffect(tests=[]), EffectFloor(tests=[])]

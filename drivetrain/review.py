@@ -13,6 +13,7 @@ import numpy.typing as npt
 import pyarrow as pa
 from PIL import Image, ImageOps
 
+from drivetrain.labelfiles import ToLabel, to_csv
 from drivetrain.store import Store
 
 THUMBNAIL = 96
@@ -83,15 +84,16 @@ def _apart(order: npt.NDArray[np.int64], whitened: npt.NDArray[np.float64], size
 
 
 def labelling_csv(queue: pa.Table) -> bytes:
-    """The queue as a CSV that ``ImageDataLoaders.from_df`` takes once a person has filled in or mended ``label``.
+    """The queue as a CSV that ``ImageDataLoaders.from_df`` takes once a person has filled in ``label``.
 
-    Columns: fname (the uri), label (the true one where it is known, else what the learner said), predicted, confidence.
+    ``label`` is empty but where the true one is known: a wrong prediction that nobody looked at would be learnt.
     """
-    frame = queue.select(["uri", "true_label", "label", "confidence"]).to_pandas()
-    frame.columns = ["fname", "label", "predicted", "confidence"]
-    frame["label"] = frame["label"].fillna(frame["predicted"])
-    text: str = frame.to_csv(index=False)
-    return text.encode()
+    return to_csv(
+        [
+            ToLabel(row["uri"], row["true_label"], (row["label"],) if row["label"] else (), row["confidence"])
+            for row in queue.to_pylist()
+        ]
+    )
 
 
 def thumbnails(store: Store, uris: Sequence[str]) -> list[str | None]:

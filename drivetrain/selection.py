@@ -11,7 +11,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from drivetrain.findings import ClassShift, Findings, Region, TrendPoint
+from drivetrain.findings import ClassShift, Findings, Realised, Region, TrendPoint
 from drivetrain.review import thumbnails
 from drivetrain.run import Commit
 from drivetrain.store import Store
@@ -32,7 +32,7 @@ class Page:
     """All that a night's report shows, computed elsewhere.
 
     ``trend``: the nights up to this one, oldest first. ``notes``: lines about the night itself, such as a webhook that
-    could not be reached. ``effect_floor`` is the smallest effect that alarms.
+    could not be reached. ``effect_floor`` is the smallest effect that alarms. ``realised``: accuracy by labels.
     """
 
     source: str
@@ -49,6 +49,7 @@ class Page:
     effect_floor: float
     trend: tuple[TrendPoint, ...] = ()
     notes: tuple[str, ...] = ()
+    realised: tuple[Realised, ...] = ()
 
 
 @dataclass(frozen=True, eq=False)

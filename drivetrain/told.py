@@ -41,6 +41,10 @@ def lines_of(result: dict[str, Any]) -> list[str]:
         lines += _compared(result)
     if "perturbations" in result:
         lines += _behaved(result)
+    if "queue" in result:
+        lines += _queued(result)
+    if "unlabelled" in result:
+        lines += _labelled(result)
     if "resumable" in result:
         lines += _waste(result)
     if "read_with" in result:
@@ -205,4 +209,43 @@ def _waste(result: dict[str, Any]) -> list[str]:
         lines.append(
             f"Kept, its own command would finish it: {name}, {each['bytes']:,} bytes; to remove it: --run {name}"
         )
+    return lines
+
+
+def _queued(result: dict[str, Any]) -> list[str]:
+    """Where the queue lies and what is in it."""
+    before = result["labelled_before"]
+    lines = [
+        f"{result['images']:,} images to label in {result['queue']}: {result['moved']:,} moved most, "
+        f"{result['random']:,} drawn at random" + (f"; {before:,} have labels and are left out." if before else ".")
+    ]
+    if "interface" in result:
+        lines += ["Label Studio: Settings, Labeling Interface, Code:", *result["interface"].splitlines()]
+    return lines
+
+
+def _labelled(result: dict[str, Any]) -> list[str]:
+    """What came in, and a line for each night on how often the learner was right."""
+    lines = [
+        f"{result['labels']:,} labels of {result['source']}, {result['new']:,} of them new; "
+        f"{result['unlabelled']:,} images without a label, {result['unknown']:,} labels without an image."
+    ]
+    for night in result["nights"]:
+        lines += [f"{night['night']}: {night['labels']:,} labels; {said}" for said in _realised(night)]
+        if "report" in night:
+            lines.append(f"  Report: {night['report']}")
+    return lines
+
+
+def _realised(night: dict[str, Any]) -> list[str]:
+    if not night["realised"]:
+        return [night.get("why", "nothing to count: no scored image has a label, or the learner predicts numbers")]
+    lines = []
+    for each in night["realised"]:
+        of = {"all": "all its images", "random": "drawn at random", "moved": "chosen because they moved"}[
+            each["chosen"]
+        ]
+        told = f"of {each['labelled']:,} ({of}) {each['right']:,} are right, {each['accuracy']:.1%}"
+        told += f" (95% interval {each['low']:.1%} to {each['high']:.1%})"
+        lines.append(told + ("; not the night's accuracy" if each["chosen"] == "moved" else ""))
     return lines

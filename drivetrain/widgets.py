@@ -33,7 +33,7 @@ from drivetrain.figures import (
     outside,
     trend_figure,
 )
-from drivetrain.findings import Accuracy, Cause, ClassShift, Decision, Findings, Map, Region, SelfTest
+from drivetrain.findings import Accuracy, Cause, ClassShift, Decision, Findings, Map, Realised, Region, SelfTest
 from drivetrain.galleries import pairs_figure, queue_figure, sides_figure
 from drivetrain.schema import FLAGS
 from drivetrain.selection import ROWS_WITH_PICTURES, Page, Shown, pairs_shown, sides_shown
@@ -165,7 +165,38 @@ def accuracy_widgets(page: Page) -> list[Any]:
     if found.estimate is None:
         return [text_widget(title=title, text=text)]
     # A text of half the width beside a plot leaves a hole as high as the plot.
-    return [text_widget(title=title, text=text), plotly_figure(title="", figure=accuracy_figure(found))]
+    figure = accuracy_figure(found, page.realised)
+    return [text_widget(title=title, text=text), plotly_figure(title="", figure=figure)]
+
+
+def realised_widgets(page: Page) -> list[Any]:
+    """How often the learner was right by the labels of people, a sentence for each way the images were chosen."""
+    text = "\n\n".join(realised_text(each) for each in page.realised)
+    if text and not any(each.of_night for each in page.realised):
+        text += " `drivetrain queue --sample 100` draws images that tell it."
+    return [text_widget(title="Realised accuracy, by people's labels", text=text)] if text else []
+
+
+def realised_text(found: Realised) -> str:
+    """What people's labels say, and of which images."""
+    share = f"**{found.accuracy:.1%}**"
+    if found.chosen == "all":
+        return f"{share}: {found.right:,} of the night's {found.labelled:,} scored images are right. All have labels."
+    interval = f"95% interval {found.low:.1%} to {found.high:.1%}"
+    if found.chosen == "random":
+        text = (
+            f"{share} of the night's images ({interval}): of {found.labelled:,} labelled images that were drawn at "
+            f"random, {found.right:,} are right."
+        )
+        missing = found.drawn - found.labelled
+        return text + (
+            f" {missing:,} more were drawn and have no label: the interval counts them both ways." * bool(missing)
+        )
+    return (
+        f"Of the {found.labelled:,} labelled images that were chosen because they moved (or by somebody's choice), "
+        f"{found.right:,} are right: {found.accuracy:.1%} ({interval}). These are the night's most unusual images: "
+        "**this is not the night's accuracy**."
+    )
 
 
 def accuracy_text(found: Accuracy, verdict: str) -> str:

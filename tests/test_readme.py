@@ -4,6 +4,7 @@ import re
 import shlex
 import tomllib
 from pathlib import Path
+from typing import Any
 
 import click
 import learners
@@ -13,6 +14,7 @@ import pytest
 import drivetrain
 from drivetrain.cli import JOBS, main
 from drivetrain.config import Config
+from drivetrain.labelfiles import ToLabel, to_csv
 from drivetrain.reference import read_labels
 
 HERE = Path(__file__).parent.parent
@@ -126,6 +128,23 @@ def test_the_python_of_the_readme_runs(tmp_path: Path, monkeypatch: pytest.Monke
     result = names["result"]
     assert isinstance(result, dict) and result["rows"] == 20
     exec(scores, {"parts": result["parts"]})
+
+
+@pytest.mark.slow
+def test_a_queue_that_people_labelled_goes_into_fastai_by_the_lines_of_the_readme(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (code,) = (block for block in blocks("python") if "from_df" in block)
+    paths = learners.write_digits(tmp_path / "night", 0, 20)
+    queue = [ToLabel(str(path), ("NA", "one", None)[place % 3], ("one",), 0.5) for place, path in enumerate(paths)]
+    (tmp_path / "queue.csv").write_bytes(to_csv(queue))
+    monkeypatch.chdir(tmp_path)
+    names: dict[str, Any] = {}
+    exec(code, names)
+    dls = names["dls"]
+    assert list(dls.vocab) == ["NA", "one"], "a class that pandas takes for nothing is one"
+    assert len(dls.train_ds) + len(dls.valid_ds) == sum(each.label is not None for each in queue)
+    assert dls.train.new(bs=4, num_workers=0).one_batch()[0].shape == (4, 3, 224, 224)
 
 
 def test_the_table_of_commands_is_the_help() -> None:

@@ -11,7 +11,7 @@ import pytest
 from browser import Visit, served, visit
 
 from drivetrain import report
-from drivetrain.findings import Findings
+from drivetrain.findings import Findings, Realised
 from drivetrain.report import Page
 from drivetrain.store import Store
 from drivetrain.widgets import accuracy_text
@@ -160,6 +160,28 @@ def test_the_page_never_says_no_harm_where_the_verdict_says_drift(found: Finding
     harmless = accuracy_text(build.HARMLESS, "drift")
     assert "without harm" not in harmless and "can't be told" in harmless
     assert "lies below the reference's accuracy" in accuracy_text(build.ACCURACY, "drift")
+
+
+REALISED = (Realised("random", 100, 97, 88, 88 / 97, 0.80, 0.95), Realised("moved", 40, 40, 25, 0.625, 0.458, 0.773))
+
+
+def test_realised_accuracy_stands_beside_the_estimate_and_says_of_which_images(found: Findings, tmp_path: Path) -> None:
+    text = visit(written(tmp_path, build.page(found, realised=REALISED))).text
+    in_order(
+        text,
+        (
+            "Estimated accuracy, without labels",
+            "90.7% (88 of 97)",
+            "Realised accuracy, by people's labels",
+            "90.7% of the night's images (95% interval 80.0% to 95.0%)",
+            "3 more were drawn and have no label",
+            "Of the 40 labelled images that were chosen because they moved",
+            "this is not the night's accuracy",
+            "Labels, share of the images",
+        ),
+    )
+    bare = visit(written(tmp_path, build.page(None, build.UNKNOWN, realised=REALISED[1:]))).text
+    assert "this is not the night's accuracy" in bare and "queue --sample 100 draws images that tell it" in bare
 
 
 def test_where_nothing_can_be_said_of_accuracy_the_page_says_why(found: Findings, tmp_path: Path) -> None:

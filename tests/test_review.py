@@ -130,15 +130,15 @@ def test_copies_fill_the_queue_when_there_is_nothing_else() -> None:
 # --- to be labelled ---
 
 
-def test_the_csv_has_the_true_label_where_it_is_known_and_else_what_the_learner_said() -> None:
+def test_the_csv_has_the_true_label_where_it_is_known_and_else_none() -> None:
     queue = review_queue(rows(4), np.arange(4.0), 4, "r")
     lines = labelling_csv(queue).decode().splitlines()
     assert lines == [
-        "fname,label,predicted,confidence",
-        "/x/3.jpg,cat,class 3,0.1875",
-        "/x/2.jpg,class 2,class 2,0.125",
-        "/x/1.jpg,cat,class 1,0.0625",
-        "/x/0.jpg,class 0,class 0,0.0",
+        "fname,label,predicted,confidence,chosen",
+        "/x/3.jpg,cat,class 3,0.1875,moved",
+        "/x/2.jpg,,class 2,0.125,moved",
+        "/x/1.jpg,cat,class 1,0.0625,moved",
+        "/x/0.jpg,,class 0,0,moved",
     ]
 
 
@@ -146,24 +146,26 @@ def test_names_with_commas_come_back_and_an_empty_queue_has_a_header() -> None:
     odd = pa.Table.from_pylist([{"uri": '/x/a, "b".jpg', "label": "cat, small"}], schema=row_schema(0))
     frame = pd.read_csv(io.BytesIO(labelling_csv(review_queue(odd, np.ones(1), 4, "r"))))
     assert frame.to_dict("records")[0]["fname"] == '/x/a, "b".jpg'
-    assert frame.to_dict("records")[0]["label"] == "cat, small"
-    assert labelling_csv(review_queue(rows(0), np.zeros(0), 4, "r")) == b"fname,label,predicted,confidence\n"
+    assert frame.to_dict("records")[0]["predicted"] == "cat, small"
+    assert labelling_csv(review_queue(rows(0), np.zeros(0), 4, "r")) == b"fname,label,predicted,confidence,chosen\r\n"
 
 
-def test_a_regression_has_nothing_to_prefill() -> None:
+def test_a_regression_has_no_prediction_in_it() -> None:
     nothing = pa.Table.from_pylist([{"uri": "/x/1.jpg"}], schema=row_schema(0))
-    assert labelling_csv(review_queue(nothing, np.ones(1), 4, "r")).decode().splitlines()[1] == "/x/1.jpg,,,"
+    assert labelling_csv(review_queue(nothing, np.ones(1), 4, "r")).decode().splitlines()[1] == "/x/1.jpg,,,,moved"
 
 
 @pytest.mark.slow
-def test_fastai_trains_on_the_csv_as_it_is(tmp_path: Path) -> None:
+def test_fastai_trains_on_the_csv_once_its_labels_are_filled_in(tmp_path: Path) -> None:
     import learners
     from fastai.vision.all import ImageDataLoaders
 
     paths = learners.write_digits(tmp_path / "night", 0, 40)
     about = [{"uri": str(path), "label": str(i % 3), "confidence": 0.5} for i, path in enumerate(paths)]
     queue = review_queue(pa.Table.from_pylist(about, schema=row_schema(0)), np.arange(40.0), 30, "r")
-    frame = pd.read_csv(io.BytesIO(labelling_csv(queue)), dtype={"label": str})
+    frame = pd.read_csv(io.BytesIO(labelling_csv(queue)), dtype=str, keep_default_na=False)
+    assert set(frame["label"]) == {""}
+    frame["label"] = frame["predicted"]
     dls = ImageDataLoaders.from_df(frame, path="/", valid_pct=0.2, seed=0, bs=8, num_workers=0)
     assert list(dls.vocab) == ["0", "1", "2"]
     assert len(dls.train_ds) + len(dls.valid_ds) == 30

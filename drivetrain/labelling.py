@@ -1,0 +1,280 @@
+"""The round trip of labels: a run's review queue goes out to people, their labels come back and are counted.
+
+Knows the order of both ways. Does not know a format, nor how accuracy is counted. A file that is there is never written
+over: somebody may have put labels into it.
+"""
+
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from drivetrain.config import Config
+from drivetrain.console import busy, say
+from drivetrain.errors import SettingError
+from drivetrain.judge import judge_labelled
+from drivetrain.labelfiles import (
+    Labels,
+    ToLabel,
+    delimiter_of,
+    label_studio_config,
+    read_labels_of_people,
+    to_csv,
+    to_fiftyone,
+    to_label_studio,
+    without_suffix,
+)
+from drivetrain.labels import keep_drawn, keep_labels, people_labels
+from drivetrain.layout import Layout
+from drivetrain.manifest import find_plan, manifest_images
+from drivetrain.nights import latest_record
+from drivetrain.planruns import counting_run
+from drivetrain.realised import draw, rows_of
+from drivetrain.reference import DEEPEST_TAIL, by_tail, tail_of
+from drivetrain.root import from_json, open_root
+from drivetrain.run import Run
+from drivetrain.store import Store
+
+PlanName = tuple[str, str]
+SUFFIX = {"csv": "csv", "labelstudio": "json", "fiftyone": "json"}
+
+
+def export_queue(config: Config) -> dict[str, Any]:
+    """Write a measured run's review queue as a file to be labelled, without the images that have labels already.
+
+    Needs ``root``, ``run``; ``to`` says the form, ``output`` the file (``queue-RUN.csv`` here by default), ``sample``
+    how many images drawn at random come with it, so that labels tell the night's accuracy. Returns the job's result:
+    ``queue``, and how many ``images``. Raises SettingError when the run has not been measured, and when the file is
+    there and holds something else.
+    """
+    _, run_id = config.need("root", "run")
+    store, layout = open_root(config, existing=True)
+    run = Run.find(store, layout, run_id).newest()
+    done = latest_record(store, layout, run) if run.committed() else None
+    if done is None:
+        where = f"--root {layout.root} --run {run_id}"
+        raise SettingError(
+            f"Run {run_id} has not been measured: it has no queue. First: drivetrain drift measure {where}"
+        )
+    queue = store.read_table(done[0].review).to_pylist()
+    drawn = draw(run, config.sample)
+    people = people_labels(store, layout, run.record.source)
+    images = _to_label(run, queue, drawn, people)
+    left_out = len({row["uri"] for row in queue} | set(drawn)) - len(images)
+    file = store.normalise(config.output or f"queue-{run_id}.{SUFFIX[config.to]}")
+    _write(store, file, _as_file(run, images, config))
+    if drawn:
+        keep_drawn(store, layout, run.record.source, run.record.kind, run.record.name, drawn)
+    chosen = Counter(each.chosen for each in images)
+    result = {
+        "run_id": run.record.run_id, "queue": file, "to": config.to, "images": len(images),
+        "moved": chosen["moved"], "random": chosen["random"], "labelled_before": left_out,
+    }  # fmt: skip
+    if config.to == "labelstudio":
+        result["interface"] = label_studio_config(run.record.vocab, run.record.task)
+    return result
+
+
+def _to_label(run: Run, queue: list[dict[str, Any]], drawn: list[str], people: Mapping[str, str]) -> list[ToLabel]:
+    """The queue in its order, then what was drawn; each image once, and none that people have labelled."""
+    moved = {row["uri"]: row["moved"] for row in queue}
+    uris = [uri for uri in dict.fromkeys([*moved, *drawn]) if uri not in people]
+    rows = rows_of(run, uris, ["label", "labels", "values", "confidence", "true_label"])
+    at_random = set(drawn)
+    return [
+        ToLabel(
+            uri=uri,
+            label=rows[uri]["true_label"],
+            predicted=_predicted(run, rows[uri]),
+            confidence=rows[uri]["confidence"],
+            moved=moved.get(uri),
+            chosen="random" if uri in at_random else "moved",
+        )
+        for uri in uris
+        if uri in rows
+    ]
+
+
+def _predicted(run: Run, row: Mapping[str, Any]) -> tuple[str, ...]:
+    if run.record.task == "regression":
+        return tuple(f"{value:.6g}" for value in row["values"] or ())
+    if run.record.task == "multi_label":
+        return tuple(row["labels"] or ())
+    return (row["label"],) if row["label"] is not None else ()
+
+
+def _as_file(run: Run, images: list[ToLabel], config: Config) -> bytes:
+    vocab, task = run.record.vocab, run.record.task
+    if config.to == "labelstudio":
+        return to_label_studio(images, run.record.model_id, task)
+    if config.to == "fiftyone":
+        return to_fiftyone(images, vocab, task)
+    return to_csv(images, delimiter_of(vocab))
+
+
+def _write(store: Store, file: str, data: bytes) -> None:
+    if not store.create(file, data):
+        raise SettingError(
+            f"{file} is there and holds something else: labels, perhaps. Nothing was written.\n"
+            "Name another file with --output, or remove this one."
+        )
+
+
+@dataclass
+class _Found:
+    """What a walk over a source's plans found. ``plans``: of each image that some name fits, the plans it is in."""
+
+    plans: dict[str, set[PlanName]] = field(default_factory=dict)
+    by_end: dict[tuple[int, str], set[str]] = field(default_factory=dict)
+    example: str = ""
+
+    def add(self, uri: str, plan: PlanName) -> None:
+        """An image of a plan that a name may mean."""
+        self.plans.setdefault(uri, set()).add(plan)
+
+
+def import_labels(config: Config, file: str) -> dict[str, Any]:
+    """Take in the labels that people gave a source's images, and count how often the learner was right.
+
+    Needs ``root``, ``source``. ``file``: a CSV with fname and label, Label Studio's JSON or JSON-MIN, or FiftyOne's
+    labels.json. Returns the job's result: how many ``labels``, ``new`` ones among them, and of each of the ``nights``
+    the realised accuracy. The same file again changes nothing. Raises SettingError for a file that is none of these,
+    and when no image fits.
+    """
+    _, source = config.need("root", "source")
+    store, layout = open_root(config, existing=True)
+    where = store.normalise(file)
+    try:
+        read = read_labels_of_people(store.read(where), where)
+    except OSError as error:
+        raise SettingError(f"The labels file {where} can't be read: {error}") from error
+    if not read.by_name:
+        raise SettingError(f"{where} holds {read.unlabelled:,} images and no label: fill them in first.")
+    with busy(f"Looking for the images of {len(read.by_name):,} labels"):
+        names, found = _matched(store, layout, source, read)
+    unknown = [name for name in read.by_name if name not in names]
+    if not names:
+        _say_no_image(where, source, unknown[0], found.example)
+    if unknown:
+        say(f"{len(unknown):,} labelled images are in no plan of {source}, or fit several; e.g. {unknown[0]!r}.")
+    nights = _counting(store, layout, source, found, set(names.values()))
+    vocab = next((run.record.vocab for run in nights.values() if run), ())
+    labels = {uri: delimiter_of(vocab).join(read.by_name[name]) for name, uri in names.items()}
+    _say_foreign(labels, nights)
+    new = keep_labels(store, layout, source, labels)
+    if not new:
+        say(f"All of these {len(labels):,} labels are known already.")
+    return {
+        "labels": len(labels), "new": new, "unknown": len(unknown), "unlabelled": read.unlabelled,
+        "form": read.form, "source": source, "kept": layout.labels(source),
+        "nights": [_judged(store, layout, *each, found, labels, config) for each in nights.items()],
+    }  # fmt: skip
+
+
+def _say_no_image(where: str, source: str, name: str, example: str) -> None:
+    there = f"the first image of {source} is {example!r}" if example else f"{source} has no plan"
+    raise SettingError(f"{where}: no image fits. The first name in the file is {name!r}, {there}.")
+
+
+def _matched(store: Store, layout: Layout, source: str, read: Labels) -> tuple[dict[str, str], _Found]:
+    """The uri that each name means: itself, else the one image with the longest end of its path.
+
+    A name that is a whole uri means nothing else. Plan by plan and file by file: only what fits is kept in memory.
+    """
+    names = pa.array(list(read.by_name), pa.string())
+    ends = {depth: by_tail([_own(name, read) for name in read.by_name if "://" not in name], depth)
+            for depth in range(1, DEEPEST_TAIL + 1)}  # fmt: skip
+    found = _Found()
+    for plan, batch in _images(store, layout, source):
+        uris = batch["uri"]
+        found.example = found.example or uris[0].as_py()
+        for uri in uris.filter(pc.is_in(uris, names)).to_pylist():
+            found.add(uri, plan)
+        if any(ends.values()):
+            _note_ends(uris.to_pylist(), plan, ends, read, found)
+    matched = {name: name for name in read.by_name if name in found.plans}
+    taken = set(matched)
+    for depth in range(DEEPEST_TAIL, 0, -1):
+        for name in read.by_name:
+            end = tail_of(_own(name, read), depth)
+            fits = found.by_end.get((depth, end), set())
+            if name not in matched and end in ends[depth] and len(fits) == 1 and not fits & taken:
+                (matched[name],) = fits
+                taken |= fits
+    return matched, found
+
+
+def _note_ends(uris: list[str], plan: PlanName, ends: dict[int, dict[str, str]], read: Labels, found: _Found) -> None:
+    for uri in uris:
+        for depth, wanted in ends.items():
+            end = tail_of(without_suffix(uri) if read.stems else uri, depth)
+            if end not in wanted:
+                continue
+            fits = found.by_end.setdefault((depth, end), set())
+            # A second one says already that the name means none of them.
+            if uri in fits or len(fits) < 2:
+                fits.add(uri)
+                found.add(uri, plan)
+
+
+def _own(name: str, read: Labels) -> str:
+    """A name as it is held against those of images: of a file of stems an absolute path alone has its suffix still."""
+    return without_suffix(name) if read.stems and Path(name).is_absolute() else name
+
+
+def _images(store: Store, layout: Layout, source: str) -> Iterator[tuple[PlanName, pa.RecordBatch]]:
+    """The images of all plans of a source, nights first, batch by batch."""
+    for kind in ("night", "plan"):
+        for name in store.names(layout.plan(source, kind, "x").folder.rsplit("/", 1)[0]):
+            if plan := find_plan(store, layout, source, kind, name):
+                for batch in manifest_images(store, plan.paths(layout).manifest(plan.digest)):
+                    yield (kind, name), batch
+
+
+def _counting(
+    store: Store, layout: Layout, source: str, found: _Found, uris: Iterable[str]
+) -> dict[PlanName, Run | None]:
+    """The plans that hold images with labels, each with the run that counts, or None where none is committed."""
+    plans = sorted({plan for uri in uris for plan in found.plans[uri]})
+    names = store.names(layout.runs)
+    return {plan: counting_run(store, layout, source, *plan, among=names) for plan in plans}
+
+
+def _say_foreign(labels: Mapping[str, str], nights: Mapping[PlanName, Run | None]) -> None:
+    """A class that the learner lacks is what may come: kept, and said."""
+    run = next((run for run in nights.values() if run and run.record.vocab), None)
+    if run is None:
+        return
+    delimiter = delimiter_of(run.record.vocab) if run.record.task == "multi_label" else None
+    words = Counter(
+        word.strip() for label in labels.values() for word in (label.split(delimiter) if delimiter else [label])
+    )
+    foreign = [(word, number) for word, number in words.most_common() if word not in run.record.vocab]
+    if foreign:
+        few = ", ".join(f"{word!r} ({number:,})" for word, number in foreign[:3])
+        say(f"{len(foreign):,} labels are no classes of the learner: {few}{', …' * (len(foreign) > 3)}. They are kept.")
+
+
+def _judged(
+    store: Store, layout: Layout, plan: PlanName, run: Run | None, found: _Found, labels: Mapping[str, str],
+    config: Config,
+) -> dict[str, Any]:  # fmt: skip
+    """Make the page of one night anew, and say what the labels say of it."""
+    about = {"kind": plan[0], "night": plan[1], "labels": sum(plan in found.plans[uri] for uri in labels)}
+    result = judge_labelled(store, layout, run, config) if run else None
+    if run is None or result is None:
+        missing = (
+            "is not scored" if run is None else f"is not measured: drivetrain drift measure --run {run.record.run_id}"
+        )
+        return about | {"realised": [], "why": f"{plan[1]} {missing}"}
+    closed = from_json(store, result["report"].replace("report.html", "verdict.json")) or {}
+    return about | {
+        "run_id": run.record.run_id,
+        "report": result["report"],
+        "realised": closed["numbers"].get("realised_accuracy", []),
+        "estimated": closed["numbers"].get("accuracy"),
+    }
