@@ -30,7 +30,7 @@ replaceable    derived from what was created once; may be written again at any t
     <root>/sources/<source>/aliases/{champion,challenger}/NNNN.json         created once   who is it; the highest counts
     <root>/sources/<source>/labels/<sha256>.parquet           created once   labels of people, one import a file
     <root>/sources/<source>/alerts/NNNN.json                  created once   what a chat was told
-    <root>/sources/<source>/table/                            replaceable    current scores as a Delta table
+    <root>/sources/<source>/table/                            replaceable    current scores; Delta switches versions
     <root>/behaviour/<model_id>/<digest>/{behaviour.json, index.html}       replaceable    behaviour tests of a learner
     <root>/comparisons/<run>--<run>/{comparison.json, index.html}                           replaceable
     <root>/workspace/                                         replaceable    Evidently's
