@@ -33,7 +33,7 @@ replaceable    derived from what was created once; may be written again at any t
     <root>/sources/<source>/drawn/{night,plan}-<name>/<sha256>.parquet      created once   images drawn to be labelled
     <root>/sources/<source>/alerts/NNNN.json                  created once   what a chat is told, before it is posted
     <root>/sources/<source>/alerts/answers/NNNN.json          created once   whether the chat took it
-    <root>/sources/<source>/table/                            replaceable    current scores as a Delta table
+    <root>/sources/<source>/table/                            replaceable    current scores; Delta switches versions
     <root>/behaviour/<model_id>/<digest>/{behaviour.json, index.html}       replaceable    behaviour tests of a learner
     <root>/comparisons/<run>--<run>/{comparison.json, index.html}                           replaceable
     <root>/workspace/                                         replaceable    Evidently's

@@ -354,8 +354,11 @@ def _sizes(table: "DeltaTable | None") -> dict[str, int]:
 
 def _state(table: "DeltaTable | None", sizes: dict[str, int]) -> _State | None:
     """What the table's last refresh says that it holds, or None if that is not what its files are."""
-    records = [entry[APP] for entry in table.history(LOOK_BACK) if APP in entry] if table else []
-    state = _State.of(records[0]) if records else None
+    record: str | None = None
+    for commits in (1, LOOK_BACK):
+        if table and record is None:
+            record = next((entry[APP] for entry in table.history(commits) if APP in entry), None)
+    state = _State.of(record) if record else None
     return state if state and state.files.keys() == sizes.keys() else None
 
 

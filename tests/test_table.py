@@ -11,15 +11,17 @@ import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from datetime import date
 from pathlib import Path
 from typing import Any
 
+import learners
 import pytest
 import tables
 from servers import S3Server
 from tables import NEW, OLD, WIDE, World, all_rows, commit, truth
 
-from drivetrain import Config, show_table, table
+from drivetrain import Config, rescore_run, run_night, score_images, show_table, table
 from drivetrain.aliases import name_next
 from drivetrain.cli import main
 from drivetrain.errors import SettingError, StoreError
@@ -481,6 +483,31 @@ def test_the_command_shows_the_table_and_how_to_read_it_and_no_secret(
     assert (
         names["found"]["uri"].sort().to_list() == names["frame"]["uri"].sort_values().to_list() == sorted(world.rows())
     )
+
+
+@pytest.mark.slow
+def test_score_nightly_and_rescore_each_bring_the_table_up_to_date(
+    tmp_path: Path, digits_export: learners.Exported
+) -> None:
+    learners.write_digits(tmp_path / "in" / "2026-01-02", 0, 40)
+    config = Config(
+        root=str(tmp_path / "root"), learner=digits_export.path, trust=(digits_export.sha256,), actors=0,
+        images=f"{tmp_path}/in/{{night}}", source="shop", night=date(2026, 1, 2), engine="torch",
+    )  # fmt: skip
+    world = World(str(tmp_path / "root"))
+
+    def runs() -> set[str]:
+        return {run_id for _, run_id in world.rows().values()}
+
+    night = run_night(config)["run_id"]
+    assert runs() == {night} and len(world.rows()) == 40
+    again = rescore_run(config.model_copy(update={"run": night, "embedding": "none"}))["run_id"]
+    assert runs() == {again} != {night}
+    backfill = score_images(config.model_copy(update={"images": f"{tmp_path}/in", "name": "all"}))["run_id"]
+    assert runs() == {backfill}
+    # What a command could not do, the same command does when there is nothing else to do.
+    shutil.rmtree(world.uri)
+    assert run_night(config)["run_id"] == night and runs() == {backfill}
 
 
 def test_a_run_is_found_by_each_row(world: World) -> None:
