@@ -228,7 +228,7 @@ _command(
 )
 _command(
     "compare",
-    "Compare two committed runs, OLD and NEW, over the same images.",
+    "Compare two committed runs, OLD and NEW, over the same images, and say what to do.",
     "compare_runs",
     needs=("root",),
     keys=COMMON,

@@ -39,6 +39,7 @@ class Truth:
     margin: float
     needed: int
     needed_flips: int | None
+    labelled_flips: int | None
     trained_old: int
     trained_new: int
     known_training_old: bool

@@ -71,6 +71,8 @@ def _decided(facts: Facts) -> tuple[Word, str, str]:
         if better(truth):
             return "look", f"Look: the new learner is better on the whole, and worse on {where}{more}.", ""
         return "keep", f"Keep the old learner: the new one is worse on {where}{more}, and not better on the whole.", ""
+    if truth.labelled_flips == facts.flipped and not better(truth):
+        return "keep", f"Keep the old learner: {_all_told(facts)}, so that nothing is won.", ""
     if truth.labelled < ENOUGH_LABELLED:
         return _label_more(facts, f"only {truth.labelled:,} labelled images tell the two apart")
     if not better(truth):
@@ -93,12 +95,20 @@ def _failed_behaviour(facts: Facts, behaviour: Behaviour) -> tuple[Word, str, st
     return "keep", f"Keep the old learner: the new one fails its behaviour tests. {behaviour.sentence}", ""
 
 
+def _all_told(facts: Facts) -> str:
+    """That more labels of these images would tell nothing new."""
+    if not facts.flipped:
+        return "no label changed"
+    return f"all {facts.flipped:,} images whose label changed have a true label, and neither is right more often"
+
+
 def _label_more(facts: Facts, why: str) -> tuple[Word, str, str]:
     truth = facts.truth
     few = f"{truth.needed:,} labelled images show a difference of {margin_of(truth)}"
     # A label of an image on which the two agree can't tell them apart.
     if truth.needed_flips is not None and 0 < truth.needed_flips < truth.needed:
-        few += f", or about {min(truth.needed_flips, facts.flipped):,} of those whose label changed"
+        enough = truth.needed_flips < facts.flipped
+        few += f", or {f'about {truth.needed_flips:,}' if enough else f'all {facts.flipped:,}'} of those that changed"
     return "label more", f"Label more: {why}; {few}.", f"drivetrain queue {facts.run_new} --to csv"
 
 

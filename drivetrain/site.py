@@ -21,6 +21,7 @@ from drivetrain.recommend import NAMES, difference_of, margin_of, shown
 from drivetrain.store import Store
 
 TREND_NIGHTS = 30
+SHOWN_CONFUSIONS = 12
 WIDTH, HEIGHT, MARGIN = 248, 56, 7
 # A night that is far out is drawn at the top: it must not press the others into a line.
 FARTHEST = 3.0
@@ -106,7 +107,7 @@ def comparison_page(
             by_labels=not comparison.slices_by_disagreement,
             flips=flips,
             pictures=pictures,
-            confusion=comparison.confusion[:30],
+            confusion=comparison.confusion[:SHOWN_CONFUSIONS],
         )
         .encode()
     )

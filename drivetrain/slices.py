@@ -118,7 +118,7 @@ def parts_by_region(numbers: Indices, said: pa.ChunkedArray | None) -> Iterator[
 def worse(
     parts: Sequence[Part], old: Vector, new: Vector, uris: pa.ChunkedArray, changed: Vector | None, sign: float
 ) -> tuple[list[Slice], int]:
-    """The parts on which the new learner does worse, most certain first, and how many parts were tested.
+    """The parts on which the new learner does noticeably worse, most certain first, and how many parts were tested.
 
     Exact one-sided sign tests over at least 20 images of which 5 differ, corrected by Holm, those that decide and those
     that don't each among themselves. ``old``, ``new``: more is better; ``sign`` makes them the shown numbers.
@@ -131,7 +131,7 @@ def worse(
             tested.append((part, lost, won, lost_more(lost, won)))
     corrected = _corrected([(part.decides, p_value) for part, _, _, p_value in tested])
     ordered = sorted(
-        (each, p_value) for each, p_value in enumerate(corrected) if tested[each][1] > tested[each][2]
+        (each, p_value) for each, p_value in enumerate(corrected) if p_value < 1
     )  # fmt: skip
     ordered.sort(key=lambda each: (each[1], tested[each[0]][2] - tested[each[0]][1]))
     found = []

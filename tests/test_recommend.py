@@ -12,8 +12,8 @@ from drivetrain.recommend import ENOUGH_LABELLED, Facts, difference_of, recommen
 
 TRUTH = Truth(
     measure="accuracy", labelled=1000, by_people=0, old=0.90, new=0.93, difference=0.03, low=0.01, high=0.05, lost=10,
-    won=40, p_value=0.001, test="McNemar exact", margin=0.02, needed=1960, needed_flips=196, trained_old=0,
-    trained_new=0, known_training_old=True, known_training_new=True, only_old=0, only_new=0, foreign=0, unreadable=0,
+    won=40, p_value=0.001, test="McNemar exact", margin=0.02, needed=1960, needed_flips=196, labelled_flips=100,
+    trained_old=0, trained_new=0, known_training_old=True, known_training_new=True, only_old=0, only_new=0, foreign=0, unreadable=0,
 )  # fmt: skip
 OK, DRIFT = OwnDrift("ok", "As usual."), OwnDrift("drift", "Not alike.")
 BROKEN = Behaviour("m", "2026-11-25", False, "3 of 12 tests failed.", "/r/behaviour/m/d/index.html")
@@ -46,6 +46,9 @@ ROWS = [
     ({"behaviour": BROKEN, "truth": NONE}, "keep", "3 of 12 tests failed"),
     ({"slices": (SLICE,)}, "look", "better on the whole, and worse on true class 'cat'"),
     ({"slices": (SLICE, SLICE), "truth": SAME}, "keep", "worse on true class 'cat' and 1 more"),
+    ({"truth": replace(UNSURE, labelled_flips=500)}, "keep", "all 500 images whose label changed have a true label"),
+    ({"truth": replace(NONE, labelled_flips=0), "flipped": 0}, "keep", "no label changed"),
+    ({"truth": replace(FEW, labelled_flips=500)}, "label more", "only 99 labelled images"),
     ({"truth": FEW}, "label more", "only 99 labelled images"),
     ({"truth": NONE, "agreement": 1.0}, "label more", "only 0 labelled images"),
     ({"truth": SAME}, "keep", "differ by less than 2 points"),
@@ -85,9 +88,10 @@ def test_what_to_type_next() -> None:
 
 
 def test_labels_of_images_that_changed_are_offered_where_they_are_fewer() -> None:
-    assert "or about 196 of those whose label changed" in recommend(facts(truth=UNSURE)).sentence
-    assert "or about 100 of those" in recommend(facts(truth=UNSURE, flipped=100)).sentence
-    assert "label changed" not in recommend(facts(truth=replace(UNSURE, needed_flips=None))).sentence
+    assert "or about 196 of those that changed" in recommend(facts(truth=UNSURE)).sentence
+    few = replace(UNSURE, labelled_flips=3)
+    assert "or all 100 of those that changed" in recommend(facts(truth=few, flipped=100)).sentence
+    assert "that changed" not in recommend(facts(truth=replace(UNSURE, needed_flips=None))).sentence
 
 
 def test_reasons_tell_what_is_known_of_both() -> None:
@@ -116,6 +120,6 @@ def test_the_document_has_every_row() -> None:
     table = text[text.index("## The rule") : text.index("## The file")]
     said = re.findall(r"^\| \d+ \| [^|]+ \| ([a-z ]+?) \|$", table, re.MULTILINE)
     assert said == [
-        "look", "keep", "look", "keep", "look", "keep", "label more", "keep", "label more", "look", "look", "look",
-        "look", "promote",
+        "look", "keep", "look", "keep", "look", "keep", "keep", "label more", "keep", "label more", "look", "look",
+        "look", "look", "promote",
     ]  # fmt: skip
