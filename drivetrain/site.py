@@ -115,5 +115,6 @@ def _environment(layout: Layout | None) -> Environment:
         lstrip_blocks=True,
     )
     environment.filters["relative"] = lambda uri: quote("../" + uri.removeprefix(f"{layout.root}/")) if layout else uri
+    environment.filters["brief"] = lambda said: f"{said:.4g}" if isinstance(said, float) else said
     environment.filters["percent"] = lambda share: f"{share:.1%}"
     return environment
