@@ -396,7 +396,7 @@ def _sentence(found: Sequence[Stability], own: Sequence[Mapping[str, Any]], n: i
         said.append(_turns(failed[0]) + (f"; {len(failed) - 1} more changes fail" if len(failed) > 1 else ""))
     if wrong := [case for case in own if not case["passed"]]:
         first = wrong[0]
-        got = "; ".join(str(each) for each in first["got"] or ()) or "nothing"
+        got = "; ".join(f"{each:.4g}" if isinstance(each, float) else each for each in first["got"] or ()) or "nothing"
         said.append(
             f"{len(wrong)} of {len(own)} own cases come out wrong, first {first['uri'].rsplit('/', 1)[-1]}: "
             f"it must be {first['expected']}, got {got}"

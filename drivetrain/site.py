@@ -150,5 +150,6 @@ def _environment(layout: Layout | None, up: str = "..") -> Environment:
     )
     root = f"{layout.root}/" if layout else ""
     environment.filters["relative"] = lambda uri: quote(f"{up}/" + uri.removeprefix(root))
+    environment.filters["brief"] = lambda said: f"{said:.4g}" if isinstance(said, float) else said
     environment.filters["percent"] = lambda share: f"{share:.1%}"
     return environment

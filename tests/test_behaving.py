@@ -14,10 +14,21 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from browser import visit
-from fastai.vision.all import ImageDataLoaders, Learner
+from fastai.vision.all import (
+    BCEWithLogitsLossFlat,
+    ColReader,
+    DataBlock,
+    ImageBlock,
+    ImageDataLoaders,
+    Learner,
+    MSELossFlat,
+    MultiCategoryBlock,
+    RegressionBlock,
+)
 from learners import Exported, exported
 from PIL import Image
 from servers import RayCluster
@@ -63,6 +74,28 @@ DIM = by_hand([30.0, 30.0, 30.0], -90 * DARK)
 LOST = by_hand([0.0, 0.0, 0.0], 9.0)
 
 
+def of_other_tasks(folder: Path) -> dict[str, Learner]:
+    """`tags` says red, and bright unless it is dark; `light` says ten times the mean light."""
+    paths = sorted((folder / "all").rglob("*.png"))
+    frame = pd.DataFrame({"fname": paths, "tags": ["bright red", "bright"] * (len(paths) // 2), "light": 4.7})
+    two = by_hand([30.0, 30.0, 30.0], -90 * DARK)
+    with torch.no_grad():
+        two[-1].weight.copy_(torch.tensor([[30.0, 30.0, 30.0], [9.0, 0.0, -9.0]]))
+        two[-1].bias.copy_(torch.tensor([-90 * DARK, 0.0]))
+    one = nn.Sequential(*by_hand([0.0] * 3, 0.0)[:-1], nn.Linear(3, 1))
+    with torch.no_grad():
+        one[-1].weight.fill_(10 / 3)
+        one[-1].bias.zero_()
+    made = {}
+    for name, block, column, model, loss in (
+        ("tags", MultiCategoryBlock, ColReader("tags", label_delim=" "), two, BCEWithLogitsLossFlat(thresh=0.5)),
+        ("light", RegressionBlock, ColReader("light"), one, MSELossFlat()),
+    ):
+        data = DataBlock((ImageBlock, block), get_x=ColReader("fname"), get_y=column)
+        made[name] = Learner(data.dataloaders(frame, bs=4, num_workers=0), model, loss_func=loss, path=folder)
+    return made
+
+
 @dataclass(frozen=True)
 class World:
     """A root with a reference of the learner `steady`, and exports."""
@@ -93,6 +126,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> World:
         name: exported(Learner(dls, model, path=folder), folder / f"{name}.pkl")
         for name, model in (("steady", STEADY), ("dim", DIM), ("lost", LOST))
     }
+    exports |= {name: exported(learn, folder / f"{name}.pkl") for name, learn in of_other_tasks(folder).items()}
     world = World(folder, exports)
     for name in ("steady", "dim"):
         build_reference(world.config(name, images=str(folder / "all")))
@@ -263,6 +297,32 @@ def test_a_case_that_cannot_be_read_is_an_error_that_names_it(world: World) -> N
     with pytest.raises(SettingError, match=r"broken\.png can't be read: undecodable"):
         check_behaviour(world.config("steady", cases=folder))
     assert latest_behaviour(Store(), Layout(world.root), world.exports["steady"].sha256[:12]) is None
+
+
+def test_of_several_labels_the_whole_set_must_stay(world: World) -> None:
+    """Red stays red in the dark, and is no longer bright. Beside it a champion with one label."""
+    world.crown("steady")
+    folder = cases(world, red="bright; red", blue="red")
+    result = check_behaviour(world.config("tags", cases=folder))
+    assert failed(result) == ["20 % darker"]
+    turned = [each for each in record_of(result)["broke"] if not each["learner"]["stayed"]]
+    assert {(tuple(each["learner"]["from"]), tuple(each["learner"]["to"])) for each in turned} == {
+        (("bright", "red"), ("red",)),
+        (("bright",), ()),
+    }
+    assert {Path(case["uri"]).name: case["passed"] for case in result["cases"]} == {"red.png": True, "blue.png": False}
+    page = Path(result["page"]).read_text()
+    assert "bright; red → <b>red</b>" in page and "<b>(none)</b>" in page
+
+
+def test_a_value_may_move_by_a_twentieth(world: World) -> None:
+    world.crown("steady")
+    # The light of both is (170 + 2 * 110) / 3 / 255, times ten: 5.10.
+    folder = cases(world, red="5.2", blue="6")
+    result = check_behaviour(world.config("light", cases=folder))
+    assert failed(result) == ["20 % darker", "20 % brighter"]
+    assert {Path(case["uri"]).name: case["passed"] for case in result["cases"]} == {"red.png": True, "blue.png": False}
+    assert result["cases"][0]["got"] == pytest.approx([5.10], abs=0.01)
 
 
 def test_the_same_command_again_does_nothing(world: World, capsys: pytest.CaptureFixture[str]) -> None:
