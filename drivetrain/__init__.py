@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from drivetrain.comparing import compare_runs
     from drivetrain.doctor import check_setup
     from drivetrain.gc import collect_garbage
+    from drivetrain.init import write_config
     from drivetrain.nightly import accept_night, build_and_test_reference, measure_drift, run_night, self_test_drift
     from drivetrain.nights import list_nights
     from drivetrain.reference import build_reference
@@ -42,6 +43,7 @@ __all__ = [
     "run_night",
     "score_images",
     "self_test_drift",
+    "write_config",
 ]
 
 _ROOMS = {
@@ -58,6 +60,7 @@ _ROOMS = {
     "rescore_run": "rescore",
     "run_night": "nightly",
     "score_images": "score",
+    "write_config": "init",
 }
 
 

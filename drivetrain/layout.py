@@ -247,6 +247,10 @@ class Layout:
         """A plan's folder. ``kind`` is ``night`` or ``plan``."""
         return PlanPaths(f"{self.sources}/{source}/{kind}s/{name}")
 
+    def plans(self, source: str, kind: str) -> str:
+        """The folder of a source's plans of a kind."""
+        return f"{self.sources}/{source}/{kind}s"
+
     def aliases(self, source: str, alias: str) -> str:
         """The folder of a source's numbered records of an alias, champion or challenger."""
         return f"{self.sources}/{source}/aliases/{alias}"

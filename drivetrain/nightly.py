@@ -20,7 +20,7 @@ from drivetrain.nights import accepted_values, alpha_of, latest_record, plan_nig
 from drivetrain.reference import build_reference, find_reference
 from drivetrain.root import from_json, open_root, to_json
 from drivetrain.run import Run
-from drivetrain.score import begin_run, finish_run, run_to_score
+from drivetrain.score import begin_run, finish_run, forecast_of, run_to_score
 from drivetrain.store import Store
 
 
@@ -28,14 +28,17 @@ def run_night(config: Config) -> dict[str, Any]:
     """Score what is new on a night, compare it with the reference, and publish the report.
 
     Needs ``root``, ``learner``, ``images``. Returns the job's result, with ``verdict`` and ``report``. The same config
-    again resumes, or says that the night is done and returns the same.
+    again resumes, or says that the night is done and returns the same. With ``dry_run`` it returns a forecast of the
+    scoring and writes nothing.
     """
     config.need("root", "learner", "images")
     check_first(config)
-    store, layout = open_root(config)
+    store, layout = open_root(config, dry_runs=True)
     info = admit_learner(store, layout, config)
     plan = plan_night(store, layout, config)
     run = run_to_score(begin_run(store, layout, plan, info, config), config)
+    if config.dry_run:
+        return forecast_of([run], config)
     done = latest_record(store, layout, run)
     # A night judged before there was a reference is judged again once there is one.
     judged = done is not None and (done[1]["inputs"]["reference"] or not find_reference(store, layout, run))

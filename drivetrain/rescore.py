@@ -17,17 +17,18 @@ from drivetrain.manifest import find_plan
 from drivetrain.reference import find_reference
 from drivetrain.root import open_root
 from drivetrain.run import Run
-from drivetrain.score import begin_run, finish_run, result_of
+from drivetrain.score import begin_run, finish_run, forecast_of, result_of
 
 
 def rescore_run(config: Config) -> dict[str, Any]:
     """Score an old run's images again under the config's learner, and compare the two runs.
 
     Needs ``root``, ``learner``, ``run``. Returns the job's result with ``comparison`` (the page) and ``agreement``; for
-    a night whose new learner has a reference, the new verdict too. The same config again resumes.
+    a night whose new learner has a reference, the new verdict too. The same config again resumes. With ``dry_run`` it
+    returns a forecast and writes nothing.
     """
     _, _, run_id = config.need("root", "learner", "run")
-    store, layout = open_root(config, existing=True)
+    store, layout = open_root(config, existing=True, dry_runs=True)
     old = Run.find(store, layout, run_id)
     if old.committed() is None:
         raise SettingError(f"The run {run_id} is not committed yet. Run its own command again to finish it.")
@@ -42,6 +43,8 @@ def rescore_run(config: Config) -> dict[str, Any]:
         raise SettingError(f"Run {run_id} was made by this very learner with these settings. Give the new --learner.")
     if new.committed():
         say(f"Run {new.record.run_id} is committed already; nothing to score.")
+    if config.dry_run:
+        return forecast_of([new], config)
     finish_run(new, config)
     comparison = compare_and_publish(store, layout, old, new)
     result = result_of(new)
