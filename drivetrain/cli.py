@@ -407,10 +407,10 @@ def ui(port: int, json_only: bool, **given: Any) -> None:
     """Serve Evidently's dashboard of all nights on this machine."""
 
     def work() -> int:
+        config = _settings(given, ("root",))
         from drivetrain.report import serve
         from drivetrain.root import open_root
 
-        config = _settings(given, ("root",))
         store, layout = open_root(config, existing=True)
         # Before it is served, which lasts until somebody ends it.
         _told({"dashboard": f"http://127.0.0.1:{port}", "workspace": layout.workspace}, config, json_only)

@@ -356,7 +356,7 @@ def _of_environment(environment: Mapping[str, str]) -> dict[str, Any]:
             continue
         if _key_of(name) not in Config.model_fields or name != name.upper():
             known = {f"{ENVIRONMENT}{key.upper()}": key for key in Config.model_fields}
-            raise SettingError(f"Unknown variable {name} in the environment. {nearest(name, known)}")
+            raise SettingError(f"Unknown variable {name} in the environment. {nearest(name.upper(), known)}")
         value = environment[name].strip()
         if value and _key_of(name) == "storage":
             values[name] = parse_storage(tuple(value.split()), name)

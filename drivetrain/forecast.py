@@ -19,7 +19,7 @@ from drivetrain import cluster, pool
 from drivetrain.config import Config
 from drivetrain.console import busy
 from drivetrain.images import in_order, merged, without
-from drivetrain.manifest import find_plan, manifest_images, read_shard, write_manifest
+from drivetrain.manifest import find_plan, manifest_images, read_shard, shard_sizes, write_manifest
 from drivetrain.overlay import Overlay
 from drivetrain.root import to_json
 from drivetrain.run import PartCounts, Run
@@ -105,8 +105,10 @@ def _left_of(run: Run) -> Left:
     if run.record.retry_of:
         before = Run.find(run.store, run.layout, run.record.retry_of).committed()
         return Left(run, missing, before.failed if before and missing else 0)
-    per_shard = run.record.images / max(1, run.record.shards)
-    return Left(run, missing, round(per_shard * len(missing)))
+    if len(missing) == run.record.shards:
+        return Left(run, missing, run.record.images)
+    sizes = shard_sizes(run.store, run.paths.manifest) if missing else []
+    return Left(run, missing, sum(sizes[shard] for shard in missing))
 
 
 def _kinds_of(run: Run) -> Kinds:

@@ -22,9 +22,9 @@ HEAD = (
     "over the environment (DRIVETRAIN_ROOT and so on), and that over this file."
 )
 VOUCHING = (
-    "Vouching for an export means that fastai may unpickle it, which runs the code inside it. drivetrain reads an export "
-    "as data and needs that only for one that holds code of its owner's. Once a hash stands here, no other export is "
-    "opened. If the line below names the file that you exported (sha256sum export.pkl), you may take away its #."
+    "Vouching for an export means that fastai may unpickle it, which runs the code inside it. drivetrain reads an "
+    "export as data and needs that only for one that holds code of its owner's. Once a hash stands here, no other "
+    "export is opened. If the line below names the file that you exported (sha256sum export.pkl), take away its #."
 )
 
 
@@ -113,8 +113,8 @@ def _storage(config: Config) -> str:
 
 
 def _typed(key: str, example: str) -> Any:
-    """An example, which is text, as the value that it becomes."""
-    return getattr(Config.load(None, {}, **{key: example}), key)
+    """An example, which is what a shell is given, as the value that it becomes."""
+    return getattr(Config.load(None, {}, **{key: example.strip("'")}), key)
 
 
 def _toml(value: Any) -> str:

@@ -64,7 +64,10 @@ def _forecast(found: dict[str, Any]) -> list[str]:
         f"about {duration(found['seconds'])} at {found['images_per_second']:,.1f} images/s on {actors} "
         f"({found['probed']} images probed; {duration(found['start_seconds'])} of it until the first image)"
     )
-    cost = "" if found["cost"] is None else f", about {found['cost']:,.2f} at {found['price_per_hour']:,.2f} an hour"
+    cost = ""
+    if found["cost"] is not None:
+        price = f"about {found['cost']:,.2f}" if found["cost"] >= 0.01 else "less than 0.01"
+        cost = f", {price} at {found['price_per_hour']:,.2f} an hour"
     return ["; ".join([*said, f"{time}{cost}."]), "Nothing was written."]
 
 
