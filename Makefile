@@ -24,7 +24,7 @@ thorough: $(VENV)/.dev
 	$(BIN)/python -m pytest $(TWO) -m thorough
 	$(MAKE) --jobs 2 sweep-even sweep-odd
 
-sweep-%: export DRIVETRAIN_ALL_CASES = 1
+sweep-%: export SWEEP_ALL_CASES = 1
 sweep-even: $(VENV)/.dev
 	$(BIN)/python -m pytest -s tests/test_sweep.py -k "even or two_commands"
 sweep-odd: $(VENV)/.dev

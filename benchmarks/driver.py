@@ -105,13 +105,12 @@ class SimulatedS3(fsspec.AbstractFileSystem):  # type: ignore[misc]
 class StubScorer:
     """Stands in for ShardScorer: reads its shard and writes its part, and scores nothing."""
 
-    def __init__(self, options: Any, root: str, run_id: str, *_: Any, **__: Any) -> None:
+    def __init__(self, store: Any, root: str, run_id: str, *_: Any, **__: Any) -> None:
         fsspec.register_implementation("s3", SimulatedS3, clobber=True)
         from drivetrain.layout import Layout
         from drivetrain.run import Run
-        from drivetrain.store import Store
 
-        self._run = Run.find(Store(options), Layout(root), run_id)
+        self._run = Run.find(store, Layout(root), run_id)
 
     def run(self, task: int, upcoming: int | None) -> Any:
         """Write one part, of a single column."""

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from drivetrain.comparing import compare_runs
     from drivetrain.doctor import check_setup
     from drivetrain.gc import collect_garbage
+    from drivetrain.init import write_config
     from drivetrain.labelling import export_queue, import_labels
     from drivetrain.nightly import accept_night, build_and_test_reference, measure_drift, run_night, self_test_drift
     from drivetrain.nights import learners_in_use, list_nights
@@ -58,6 +59,7 @@ __all__ = [
     "self_test_drift",
     "show_table",
     "withdraw",
+    "write_config",
 ]
 
 _ROOMS = {
@@ -83,6 +85,7 @@ _ROOMS = {
     "roll_back": "champion",
     "run_night": "nightly",
     "score_images": "score",
+    "write_config": "init",
     "withdraw": "champion",
     "show_table": "table",
 }

@@ -1,24 +1,27 @@
 """The `drivetrain` command, and what `jobs/*.py` call. Thin: read the settings, call one function, print, exit code.
 
-stdout is the result, and its last line is one JSON object; stderr is the log. Exit codes: 0 done, 1 anything that went
-wrong, 2 usage or setting, 3 too many images failed, 4 drift under --fail-on-drift, 5 behaviour tests failed, 143 ended
-by SIGTERM. `submit --wait` ends with the code of its job.
+stdout is the result, and its last line is one JSON object; stderr is the log. With --json that object is all of stdout,
+also of a failure: {"error": {"kind", "message", "exit_code"}}. Exit codes: 0 done, 1 anything that went wrong, 2 usage
+or setting, 3 too many images failed, 4 drift under --fail-on-drift, 5 behaviour tests failed, 143 ended by SIGTERM.
+`submit --wait` ends with the code of its job.
 """
 
 import json
 import signal
 import sys
 import warnings
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, redirect_stdout
+from contextvars import ContextVar
+from typing import IO, Any, Literal, get_args, get_origin
 
 import click
 
 import drivetrain
-from drivetrain.config import Config, nearest, parse_storage
+from drivetrain.config import NOT_IN_A_FILE, Config, nearest, parse_storage, without_secrets
 from drivetrain.console import printable, say
 from drivetrain.errors import DrivetrainError, StoreError, Terminated, came_of
-from drivetrain.told import in_use, lines_of, night_line
+from drivetrain.told import lines_of
 
 GOES_ON = "What is finished is kept; the same command goes on."
 COMMON = ("root", "storage")
@@ -30,8 +33,15 @@ JUDGING = (
     "alarms_per_year", "effect_floor", "min_images", "group_by", "review_size", "seed",
     "evidently_embeddings", "fail_on_drift",
 )  # fmt: skip
+FORECAST = ("dry_run", "price_per_hour")
+# What a shell completes with the names of files.
+PLACES = ("root", "learner", "images", "labels", "shadow", "cases", "output")
 # The commands that a cluster can be given as jobs, and the keys that each can't do without.
 JOBS: dict[str, Sequence[str]] = {}
+
+
+# Where results go while stdout is kept free for them, None for stdout itself.
+_RESULTS: ContextVar[IO[str] | None] = ContextVar("_RESULTS", default=None)
 
 
 class _Group(click.Group):
@@ -41,7 +51,49 @@ class _Group(click.Group):
         return super().resolve_command(ctx, args)
 
 
-@click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+class _Main(_Group):
+    """The outermost group: under --json what click itself refuses is a JSON object too."""
+
+    def make_context(
+        self, info_name: str | None, args: list[str], parent: click.Context | None = None, **extra: Any
+    ) -> click.Context:
+        as_json = "--json" in args
+        with _refusals(as_json):
+            context = super().make_context(info_name, args, parent, **extra)
+        context.obj = as_json
+        return context
+
+    def invoke(self, ctx: click.Context) -> Any:
+        with _refusals(_as_json()):
+            return super().invoke(ctx)
+
+
+@contextmanager
+def _refusals(as_json: bool) -> Iterator[None]:
+    try:
+        yield
+    except click.ClickException as error:
+        if as_json:
+            _print(json.dumps(_error(type(error).__name__, error.format_message(), error.exit_code)))
+        raise
+
+
+def _as_json() -> bool:
+    """Whether the command line holds --json."""
+    context = click.get_current_context(silent=True)
+    return bool(context and context.obj)
+
+
+def _error(kind: str, message: str, exit_code: int) -> dict[str, Any]:
+    return {"error": {"kind": kind, "message": without_secrets(message), "exit_code": exit_code}}
+
+
+def _print(line: str) -> None:
+    """A line of the result."""
+    click.echo(printable(line), file=_RESULTS.get())
+
+
+@click.group(cls=_Main, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
 def main() -> None:
     """Score image buckets with an exported fastai learner, and know each night whether it still fits its world."""
     warnings.filterwarnings("ignore", category=FutureWarning)
@@ -56,46 +108,56 @@ def learner() -> None:
 def _command(
     name: str,
     text: str,
-    story: str,
+    story: str | Callable[..., dict[str, Any]],
     *,
     needs: Sequence[str],
     keys: Sequence[str],
     arguments: Sequence[str] = (),
+    options: Sequence[click.Option] = (),
     group: click.Group = main,
     job: bool = True,
 ) -> None:
-    """Make a command whose flags are the config's keys, for a function of the public API.
+    """Make a command whose flags are the config's keys, for a function of the public API or one that serves as such.
 
-    ``job``: a cluster can be given it. What reads or writes a file of this machine is none.
+    ``options`` are flags that are no settings, and go to the function by name. ``job``: `submit` takes the command.
     """
 
     def call(json_only: bool, **given: Any) -> None:
         # An argument that is a setting stands for its flag; the others are the function's own.
-        named = {each: given[each] for each in arguments if each not in Config.model_fields}
+        own = [*arguments, *(str(option.name) for option in options)]
+        named = {each: given[each] for each in own if each not in Config.model_fields}
 
         def work() -> int:
             config = _settings(given, needs)
-            return _told(getattr(drivetrain, story)(config, **named), config, json_only)
+            do = getattr(drivetrain, story) if isinstance(story, str) else story
+            return _told(do(config, **named), config, json_only)
 
         _guarded(work)
 
     if job:
         JOBS[name if group is main else f"{group.name} {name}"] = needs
-    options: list[click.Parameter] = [click.Argument([argument]) for argument in arguments]
-    options += [_option(key) for key in keys]
-    options += [
-        click.Option(["--config", "config_file"], metavar="FILE", help="TOML file of the same keys; flags win."),
-        click.Option(["--json", "json_only"], is_flag=True, help="Print the JSON object alone."),
-    ]
-    group.add_command(click.Command(name, callback=call, params=options, help=text, short_help=text))
+    params: list[click.Parameter] = [click.Argument([argument]) for argument in arguments]
+    params += [*options, *_options(keys)]
+    group.add_command(click.Command(name, callback=call, params=params, help=text, short_help=text))
 
 
-def _settings(given: dict[str, Any], needs: Sequence[str]) -> Config:
-    """The settings that a command line amounts to, with its config file."""
+def _options(keys: Sequence[str]) -> list[click.Option]:
+    """The flags of some keys, and those that every command has."""
+    text = "TOML file of the same keys; flags and the environment win."
+    config = click.Option(["--config", "config_file"], metavar="FILE", type=click.Path(), help=text)
+    return [*map(_option, keys), config, _json_option()]
+
+
+def _json_option() -> click.Option:
+    return click.Option(["--json", "json_only"], is_flag=True, help="Print one JSON object alone, of errors too.")
+
+
+def _settings(given: dict[str, Any], needs: Sequence[str], environment: Mapping[str, str] | None = None) -> Config:
+    """The settings that a command line amounts to, with its config file and the environment."""
     flags = {
         key: value for key, value in given.items() if key in Config.model_fields and value not in (None, (), False)
     }
-    config = Config.load(given["config_file"], **flags | {"storage": parse_storage(given["storage"])})
+    config = Config.load(given["config_file"], environment, **flags | {"storage": parse_storage(given["storage"])})
     # Before the story is imported, which takes seconds.
     config.need(*needs)
     return config
@@ -114,16 +176,19 @@ def _option(key: str) -> click.Option:
         return click.Option([flag], is_flag=True, help=text)
     if field.default not in (None, ()):
         text += f"  Default: {field.default}."
-    return click.Option([flag], default=None, metavar=key.upper(), help=text)
+    if get_origin(field.annotation) is Literal:
+        return click.Option([flag], default=None, type=click.Choice(get_args(field.annotation)), help=text)
+    kind = click.Path() if key in PLACES else None
+    return click.Option([flag], default=None, type=kind, metavar=key.upper(), help=text)
 
 
 def _told(result: dict[str, Any], config: Config, json_only: bool) -> int:
     """Print a result; returns the exit code that it stands for."""
     if not json_only:
         for line in lines_of(result):
-            click.echo(printable(line))
-    click.echo(printable(json.dumps(result, ensure_ascii=False, default=str)))
-    each = [result, *result.get("caught_up", ()), *result.get("nights", ())]
+            _print(line)
+    _print(json.dumps(result, ensure_ascii=False, default=str))
+    each = [result, *result.get("caught_up", ()), *(result["nights"] if "learner" in result else ())]
     if any(one.get("too_many_failed") for one in each):
         return 3
     if "checks" in result:
@@ -147,36 +212,60 @@ def _guarded(work: Callable[[], int]) -> None:
     """Run a command; errors with a plain message show it and nothing else."""
     signal.signal(signal.SIGTERM, _terminate)
     signal.signal(signal.SIGALRM, _terminate)
-    try:
-        code = work()
-    except BaseException as error:
-        code = _code_of(error)
-    finally:
-        # Else the alarm would go off in an interpreter that is going down, and end it without its code.
-        signal.setitimer(signal.ITIMER_REAL, 0)
+    with _stdout_for_results():
+        try:
+            code = work()
+        except BaseException as error:
+            code = _code_of(error)
+        finally:
+            # Else the alarm would go off in an interpreter that is going down, and end it without its code.
+            signal.setitimer(signal.ITIMER_REAL, 0)
     sys.exit(code)
+
+
+@contextmanager
+def _stdout_for_results() -> Iterator[None]:
+    """Under --json what libraries print goes to stderr: stdout is to be read by a program."""
+    if not _as_json():
+        yield
+        return
+    before = _RESULTS.set(sys.stdout)
+    try:
+        with redirect_stdout(sys.stderr):
+            yield
+    finally:
+        _RESULTS.reset(before)
 
 
 def _code_of(error: BaseException) -> int:
     """Say in plain words what ended a command; returns its exit code. Raises an error that has no such words."""
+    kind, code = type(error).__name__, 1
     if came_of(error, Terminated):
-        say(f"Ended by SIGTERM. {GOES_ON}")
-        return 128 + signal.SIGTERM
-    if came_of(error, KeyboardInterrupt):
-        say(f"Stopped. {GOES_ON}")
-        return 1
-    if isinstance(error, DrivetrainError):
-        say(f"Error: {error}")
+        kind, message, code = "Terminated", "Ended by SIGTERM.", 128 + signal.SIGTERM
+        say(f"{message} {GOES_ON}")
+    elif came_of(error, KeyboardInterrupt):
+        kind, message = "KeyboardInterrupt", "Stopped."
+        say(f"{message} {GOES_ON}")
+    elif isinstance(error, DrivetrainError):
+        message, code = str(error), error.exit_code
+        say(f"Error: {message}")
         if isinstance(error, StoreError):
             say(GOES_ON)
-        return error.exit_code
-    if isinstance(error, OSError):
-        say(f"Error: the store refused ({type(error).__name__}): {error}")
+    elif isinstance(error, OSError):
+        message = f"the store refused ({kind}): {error}"
+        say(f"Error: {message}")
         if isinstance(error, PermissionError):
             click.echo("Credentials come from the environment (AWS_ACCESS_KEY_ID and the like) or the node.", err=True)
         say(GOES_ON)
-        return 1
-    raise error
+    elif isinstance(error, click.ClickException) or not isinstance(error, Exception):
+        raise error
+    else:
+        message = str(error)
+    if _as_json():
+        _print(json.dumps(_error(kind, message, code), ensure_ascii=False))
+    if not isinstance(error, DrivetrainError | OSError) and not came_of(error, Terminated, KeyboardInterrupt):
+        raise error
+    return code
 
 
 _command(
@@ -191,14 +280,14 @@ _command(
     "Score every image below a prefix.",
     "score_images",
     needs=("root", "learner", "images"),
-    keys=(*COMMON, *SCORING, "name", "retry_failed"),
+    keys=(*COMMON, *SCORING, "name", "retry_failed", *FORECAST),
 )
 _command(
     "rescore",
     "Score the images of old runs under a new learner, and compare each two runs.",
     "rescore_runs",
     needs=("root", "learner"),
-    keys=(*COMMON, *SCORING, "run", "nights", "all", "reprocess", "full", "labels", *JUDGING),
+    keys=(*COMMON, *SCORING, "run", "nights", "all", "reprocess", "full", "labels", *JUDGING, *FORECAST),
 )
 _command(
     "nightly",
@@ -206,19 +295,10 @@ _command(
     "run_night",
     needs=("root", "images"),
     keys=(
-        *COMMON,
-        *SCORING,
-        "night",
-        "catch_up",
-        "shadow",
-        "lookback",
-        "retry_failed",
-        *JUDGING,
-        "webhook",
-        "notify",
-        "site_url",
+        *COMMON, *SCORING, "night", "catch_up", "shadow", "lookback", "retry_failed", *JUDGING, "webhook", "notify",
+        "site_url", *FORECAST,
     ),
-)
+)  # fmt: skip
 _command(
     "doctor",
     "Check all that a job needs, and say what to type for what is missing.",
@@ -245,8 +325,6 @@ _command(
     ),
     arguments=("learner",),
 )  # fmt: skip
-
-
 _command(
     "table",
     "Make the Delta table of a source's current scores up to date and compact, and show how to read it.",
@@ -297,6 +375,8 @@ _command(
     group=learner,
     job=False,
 )
+
+
 _command(
     "queue",
     "Write a measured run's review queue as a file to be labelled: CSV, Label Studio or FiftyOne.",
@@ -325,127 +405,111 @@ _command(
 )
 
 
-@main.command("nights")
-@click.option(
-    "--root", help="Folder or bucket prefix that drivetrain writes to.  E.g. --root s3://my-bucket/drivetrain"
-)
-@click.option("--source", help="Only this source.  E.g. --source shop")
-@click.option("--storage", multiple=True, metavar="OPTION", help="fsspec options by protocol.")
-@click.option("--config", "config_file", metavar="FILE", help="TOML file of the same keys; flags win.")
-@click.option("--json", "json_only", is_flag=True, help="Print one JSON object alone.")
-def nights(
-    root: str | None, source: str | None, storage: tuple[str, ...], config_file: str | None, json_only: bool
-) -> None:
-    """Show the nights: done, stale, running, dead, planned, and those that did not run; and who is champion."""
-
-    def work() -> int:
-        config = Config.load(config_file, root=root, source=source, storage=parse_storage(storage))
-        found, learners = drivetrain.list_nights(config), drivetrain.learners_in_use(config)
-        if not json_only:
-            for name, named in learners.items():
-                click.echo(printable(in_use(name, named)))
-            for each in found:
-                click.echo(printable(night_line(each.record())))
-            if not found:
-                click.echo("No night yet.")
-        told = {"nights": [each.record() for each in found], "learners": learners}
-        click.echo(printable(json.dumps(told, ensure_ascii=False)))
-        return 0
-
-    _guarded(work)
+def _nights(config: Config) -> dict[str, Any]:
+    found = [each.record() for each in drivetrain.list_nights(config)]
+    return {"nights": found, "learners": drivetrain.learners_in_use(config)}
 
 
-@main.command("promote")
-@click.argument("learner", required=False)
-@click.option(
-    "--scope",
-    help="Make it the challenger first, which scores this part beside the champion: a share of the images, or a regular"
-    " expression on the uri.  E.g. --scope 0.1",
-)
-@click.option("--rollback", is_flag=True, help="Make the champion before this one the champion again.")
-@click.option("--withdraw", is_flag=True, help="Take the challenger away.")
-@click.option("--despite-behaviour", is_flag=True, help="Promote a learner that fails its behaviour tests.")
-@click.option("--config", "config_file", metavar="FILE", help="TOML file of the same keys; flags win.")
-@click.option("--json", "json_only", is_flag=True, help="Print the JSON object alone.")
-def promote(
-    learner: str | None, scope: str | None, rollback: bool, withdraw: bool, despite_behaviour: bool, json_only: bool,
-    **given: Any,
-) -> None:  # fmt: skip
-    """Make LEARNER, an id of a learner or a run or an export.pkl, the champion that scores a source's nights."""
+def _promote(
+    config: Config, *, learner: str | None, scope: str | None, rollback: bool, withdraw: bool, despite_behaviour: bool
+) -> dict[str, Any]:
     if [bool(learner), rollback, withdraw].count(True) != 1 or (not learner and (scope or despite_behaviour)):
         raise click.UsageError("Give a LEARNER (with --scope for a part first), or --rollback, or --withdraw.")
+    if learner:
+        return drivetrain.promote(config, learner, scope=scope, despite_behaviour=despite_behaviour)
+    return drivetrain.roll_back(config) if rollback else drivetrain.withdraw(config)
+
+
+@main.command(
+    "promote",
+    params=[
+        click.Argument(["learner"], required=False),
+        click.Option(["--scope"], help="Make it the challenger first, which scores this part beside the champion: a "
+                     "share of the images, or a regular expression on the uri.  E.g. --scope 0.1"),
+        click.Option(["--rollback"], is_flag=True, help="Make the champion before this one the champion again."),
+        click.Option(["--withdraw"], is_flag=True, help="Take the challenger away."),
+        click.Option(["--despite-behaviour"], is_flag=True, help="Promote a learner that fails its behaviour tests."),
+        *_options((*COMMON, "source", "trust", "embedding")),
+    ],
+)  # fmt: skip
+def promote(json_only: bool, **given: Any) -> None:
+    """Make LEARNER, an id of a learner or a run or an export.pkl, the champion that scores a source's nights."""
+    names = ("learner", "scope", "rollback", "withdraw", "despite_behaviour")
+    own = {name: given.pop(name) for name in names}
 
     def work() -> int:
         config = _settings(given, ("root",))
-        if learner:
-            result = drivetrain.promote(config, learner, scope=scope, despite_behaviour=despite_behaviour)
-        else:
-            result = drivetrain.roll_back(config) if rollback else drivetrain.withdraw(config)
-        return _told(result, config, json_only)
+        return _told(_promote(config, **own), config, json_only)
 
     _guarded(work)
 
 
-promote.params += [_option(key) for key in ("root", "source", "trust", "embedding", "storage")]
+_command(
+    "notify",
+    "Post a test message to the chat, or a night's message again.",
+    "notify_chat",
+    needs=(),
+    keys=(*COMMON, "run", "webhook", "site_url"),
+    options=[click.Option(["--test"], is_flag=True, help="Post a test message, and say what came back.")],
+    job=False,
+)
+_command(
+    "nights",
+    "Show the nights: done, stale, running, dead, planned, and those that did not run; and who is champion.",
+    _nights,
+    needs=("root",),
+    keys=(*COMMON, "source"),
+    job=False,
+)
+_command(
+    "gc",
+    "Find what nobody refers to and is older than 7 days, and remove it with --delete.",
+    "collect_garbage",
+    needs=("root",),
+    keys=(*COMMON, "run"),
+    options=[click.Option(["--delete"], is_flag=True, help="Remove what is found; without it nothing is changed.")],
+    job=False,
+)
 
 
-@main.command("gc")
-@click.option(
-    "--root", help="Folder or bucket prefix that drivetrain writes to.  E.g. --root s3://my-bucket/drivetrain"
-)
-@click.option(
-    "--run", help="Remove this run too, though its command would finish it.  E.g. --run shop-2026-11-23-3fa9…"
-)
-@click.option("--delete", is_flag=True, help="Remove what is found; without it nothing is changed.")
-@click.option("--storage", multiple=True, metavar="OPTION", help="fsspec options by protocol.")
-@click.option("--config", "config_file", metavar="FILE", help="TOML file of the same keys; flags win.")
-@click.option("--json", "json_only", is_flag=True, help="Print one JSON object alone.")
-def gc(
-    root: str | None, run: str | None, delete: bool, storage: tuple[str, ...], config_file: str | None, json_only: bool
-) -> None:
-    """Find what nobody refers to and is older than 7 days, and remove it with --delete."""
+@main.command(
+    "init",
+    params=[
+        *(_option(key) for key in Config.model_fields if key not in NOT_IN_A_FILE),
+        click.Option(["--config", "file"], metavar="FILE", type=click.Path(), default="drivetrain.toml",
+                     help="The file to write; one that is there is never overwritten.  Default: drivetrain.toml."
+                     "  E.g. --config shop.toml"),
+        _json_option(),
+    ],
+)  # fmt: skip
+def init(file: str, json_only: bool, **given: Any) -> None:
+    """Write a commented config file for a learner and its images."""
 
     def work() -> int:
-        config = Config.load(config_file, root=root, run=run, storage=parse_storage(storage))
-        return _told(drivetrain.collect_garbage(config, delete=delete), config, json_only)
+        config = _settings(given | {"config_file": None}, ("learner", "images"))
+        return _told(drivetrain.write_config(config, file), config, json_only)
 
     _guarded(work)
 
 
 @main.command(
-    "notify",
+    "ui",
     params=[
-        click.Option(["--test"], is_flag=True, help="Post a test message, and say what came back."),
-        *[_option(key) for key in ("root", "storage", "run", "webhook", "site_url")],
-        click.Option(["--config", "config_file"], metavar="FILE", help="TOML file of the same keys; flags win."),
-        click.Option(["--json", "json_only"], is_flag=True, help="Print the JSON object alone."),
+        *_options(COMMON),
+        click.Option(["--port"], default=8000, show_default=True, help="Port on this machine.  E.g. --port 8000"),
     ],
 )
-def notify(test: bool, json_only: bool, **given: Any) -> None:
-    """Post a test message to the chat, or a night's message again."""
-
-    def work() -> int:
-        config = _settings(given, ())
-        return _told(drivetrain.notify_chat(config, test=test), config, json_only)
-
-    _guarded(work)
-
-
-@main.command("ui")
-@click.option(
-    "--root", help="Folder or bucket prefix that drivetrain writes to.  E.g. --root s3://my-bucket/drivetrain"
-)
-@click.option("--config", "config_file", metavar="FILE", help="TOML file of the same keys; flags win.")
-@click.option("--storage", multiple=True, metavar="OPTION", help="fsspec options by protocol.")
-@click.option("--port", default=8000, show_default=True, help="Port on this machine.  E.g. --port 8000")
-def ui(root: str | None, storage: tuple[str, ...], config_file: str | None, port: int) -> None:
+def ui(port: int, json_only: bool, **given: Any) -> None:
     """Serve Evidently's dashboard of all nights on this machine."""
 
     def work() -> int:
+        config = _settings(given, ("root",))
         from drivetrain.report import serve
         from drivetrain.root import open_root
 
-        store, layout = open_root(Config.load(config_file, root=root, storage=parse_storage(storage)), existing=True)
+        store, layout = open_root(config, existing=True)
+        # Before it is served, which lasts until somebody ends it.
+        _told({"dashboard": f"http://127.0.0.1:{port}", "workspace": layout.workspace}, config, json_only)
         return serve(layout.workspace, port, store)
 
     _guarded(work)
@@ -459,9 +523,12 @@ def ui(root: str | None, storage: tuple[str, ...], config_file: str | None, port
 )
 @click.option("--wait", is_flag=True, help="Show the job's log and end with its exit code (1 if it was stopped).")
 @click.option("--insecure", is_flag=True, help="Submit to a cluster that asks nobody for a token.")
+@click.option("--json", "json_only", is_flag=True, help="Print one JSON object alone, of errors too.")
 @click.argument("job", metavar="COMMAND [FLAGS]...", nargs=-1, type=click.UNPROCESSED, required=True)
 @click.pass_context
-def submit(context: click.Context, address: str | None, wait: bool, insecure: bool, job: tuple[str, ...]) -> None:
+def submit(
+    context: click.Context, address: str | None, wait: bool, insecure: bool, json_only: bool, job: tuple[str, ...]
+) -> None:
     """Run another command as a job of a Ray cluster; its config file and labels file travel with it."""
     length = 2 if isinstance(main.commands.get(job[0]), click.Group) else 1
     words, flags = list(job[:length]), list(job[length:])
@@ -475,34 +542,45 @@ def submit(context: click.Context, address: str | None, wait: bool, insecure: bo
     given = found.make_context(command, list(flags), parent=context.parent).params
 
     def work() -> int:
-        config = _settings(given, JOBS[command])
+        # A job does not see this environment, so it stands for nothing here.
+        config = _settings(given, JOBS[command], {})
         from drivetrain.submit import submit_command
 
         started = submit_command([*words, *flags], config, given["config_file"], address=address, insecure=insecure)
-        if wait:
-            return started.wait()
-        click.echo(json.dumps({"submission_id": started.id, "address": started.cluster.url}))
-        return 0
+        about: dict[str, Any] = {"submission_id": started.id, "address": started.cluster.url}
+        results: list[str] = []
+        code = started.wait(tell=results.append) if wait else 0
+        if results:
+            _print(results[0])
+        elif json_only or not wait:
+            _print(json.dumps(about | ({"exit_code": code} if wait else {})))
+        return code
 
     _guarded(work)
 
 
-@main.command("demo")
-@click.option(
-    "--root", default="demo", show_default=True, help="Folder or bucket prefix for the demo.  E.g. --root s3://b/demo"
-)
-@click.option("--storage", multiple=True, metavar="OPTION", help="fsspec options by protocol.")
-def demo(root: str, storage: tuple[str, ...]) -> None:
+@main.command(
+    "demo",
+    params=[
+        click.Option(["--root"], default="demo", show_default=True, type=click.Path(),
+                     help="Folder or bucket prefix for the demo.  E.g. --root s3://b/demo"),
+        click.Option(["--loop"], is_flag=True, help="Show the whole loop with two sources: label, retrain, compare, "
+                     "promote, rescore."),
+        _option("storage"),
+        _json_option(),
+    ],
+)  # fmt: skip
+def demo(root: str, loop: bool, storage: tuple[str, ...], json_only: bool) -> None:
     """Show two nights end to end on real digits: train, score, drift, retrain, rescore, compare."""
 
     def work() -> int:
         from drivetrain.demo import show
+        from drivetrain.demo_loop import show_loop
 
-        show(root, parse_storage(storage) or {})
-        return 0
+        return _told((show_loop if loop else show)(root, parse_storage(storage) or {}), Config(), json_only)
 
     _guarded(work)
 
 
 if __name__ == "__main__":
-    main()
+    main(prog_name="drivetrain")

@@ -160,6 +160,15 @@ class Places:
         return "1 CPU" + (f" and {self.gpus_per_actor:g} GPU" if self.gpus_per_actor else "")
 
 
+def places(actors: int | None, gpus_per_actor: float) -> int:
+    """How many actors would work at this moment; 0 actors are this process, which counts as one."""
+    if actors == 0:
+        return 1
+    found = Places(actors, gpus_per_actor)
+    found.look()
+    return found.wanted
+
+
 def _places_of(resources: Mapping[str, float], gpus_per_actor: float) -> int:
     """How many actors one node holds. Several share a GPU only if it holds each of them whole."""
     cpus, gpus = int(resources.get("CPU", 0)), int(resources.get("GPU", 0))

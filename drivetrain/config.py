@@ -1,7 +1,8 @@
-"""The one strict, typed object that holds every setting; a TOML file, flags, or Python keywords make it.
+"""The one strict, typed object that holds every setting; a TOML file, the environment, flags, or keywords make it.
 
 Knows each key, its meaning and its example (`drivetrain X --help` prints them). Does not know what a key is used for.
-A key that does not exist is an error that names the nearest one. A secret in a uri or in the file is refused:
+A flag wins over the environment (DRIVETRAIN_ROOT for ``root``), and that over the file. A key that does not exist is an
+error that names the nearest one. A secret in a uri or in the file is refused:
 credentials come from the environment or the instance profile. A webhook's url is a secret as a whole: it comes from
 the environment or a flag, and is shown nowhere.
 """
@@ -20,7 +21,14 @@ from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, f
 
 from drivetrain.errors import SettingError
 
-WEBHOOK = "DRIVETRAIN_WEBHOOK"
+# Before the name of a key, in capitals.
+ENVIRONMENT = "DRIVETRAIN_"
+WEBHOOK = f"{ENVIRONMENT}WEBHOOK"
+# Keys that `init` writes no value of, and why.
+NOT_IN_A_FILE = {
+    "webhook": f"a secret, which a file must not hold: export {WEBHOOK}=…",
+    "dry_run": "a flag: in a file it would keep every command from its work",
+}
 # What no output may hold, should a library ever say it.
 SECRETS = ("AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "RAY_AUTH_TOKEN", WEBHOOK)
 SHORTEST_SECRET = 8
@@ -59,7 +67,11 @@ class Config(BaseModel):
         None, "score: name of the plan; by default the night of a dated prefix, else today.", "backfill-2026"
     )
     night: date | None = _key(None, "The UTC day to score; by default the last complete one.", "2026-11-23")
-    run: str | None = _key(None, "Id of a committed run.", "shop-2026-11-23-3fa9c1d2-9b1e22aa")
+    run: str | None = _key(
+        None,
+        "Id of a committed run. gc: of an unfinished one that is removed too.",
+        "shop-2026-11-23-3fa9c1d2-9b1e22aa",
+    )
     nights: str | None = _key(
         None, "rescore: all scored nights of the source from the first to the last of two dates.",
         "2026-11-01..2026-11-23",
@@ -179,6 +191,15 @@ class Config(BaseModel):
         "show thumbnails, which are stored for that beside the report.",
         "https://drivetrain.example.org",
     )
+    dry_run: bool = _key(
+        False,
+        "score, rescore, nightly: say what would be scored and about how long it takes, from a probe of 64 images on "
+        "the same actors, and write nothing.",
+        "",
+    )
+    price_per_hour: float | None = _key(
+        None, "What the whole cluster costs an hour, in any currency: a dry run then says what the work costs.", "3.20"
+    )
     fail_on_drift: bool = _key(False, "End with exit code 4 when the verdict is drift.", "")
     storage: Options = _key({}, "fsspec options by protocol, no secrets.", "s3.endpoint_url=http://127.0.0.1:8333")
 
@@ -293,7 +314,7 @@ class Config(BaseModel):
             raise ValueError(f"is no regular expression: {error}") from error
         return value
 
-    @field_validator("actors", "lookback", "gpus_per_actor", "sample")
+    @field_validator("actors", "lookback", "gpus_per_actor", "sample", "price_per_hour")
     @classmethod
     def _not_negative(cls, value: float | None) -> float | None:
         if value is not None and not 0 <= value < float("inf"):
@@ -308,31 +329,28 @@ class Config(BaseModel):
         return value
 
     @classmethod
-    def load(cls, file: str | Path | None = None, /, **flags: Any) -> Self:
-        """Make a Config from a TOML file and flags; a flag that is not None wins over the file.
+    def load(
+        cls, file: str | Path | None = None, environment: Mapping[str, str] | None = None, /, **flags: Any
+    ) -> Self:
+        """Make a Config from a TOML file, the environment and flags; the later ones win, a flag that is None does not.
 
-        Raises SettingError for a file that can't be read, an unknown key (the nearest one is named) or a bad value.
+        ``environment``: this process' own unless another is given; {} for none.
+        Raises SettingError for a file that can't be read, an unknown key or variable (the nearest one is named) or a
+        bad value.
         """
-        values: dict[str, Any] = {}
-        if file is not None:
-            try:
-                values = tomllib.loads(Path(file).read_text())
-            except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-                raise SettingError(f"The config file {file} can't be read: {error}") from error
-        where = f" in {file}" if file is not None else ""
-        for key in values:
+        values = _of_file(file) if file is not None else {}
+        where = dict.fromkeys(values, f" in {file}")
+        for name, value in _of_environment(os.environ if environment is None else environment).items():
+            key = _key_of(name)
+            values[key], where[key] = value, f" in {name}"
+        for key in (given := {key: value for key, value in flags.items() if value is not None}):
             if key not in cls.model_fields:
-                raise SettingError(f"Unknown key {key!r}{where}. {nearest(key, cls.model_fields)}")
-        if "webhook" in values:
-            raise SettingError(
-                f"webhook{where}: whoever reads that address can post to your chat; a config file must not hold it.\n"
-                f"Put it into the environment: export {WEBHOOK}=…"
-            )
-        values |= {key: value for key, value in flags.items() if value is not None}
+                raise SettingError(f"Unknown key {key!r}. {nearest(key, cls.model_fields)}")
+            where[key] = ""
         try:
-            return cls(**values)
+            return cls(**values | given)
         except ValidationError as error:
-            raise SettingError(_plain(error, values, where)) from error
+            raise SettingError(_plain(error, where)) from error
 
     def need(self, *keys: str) -> list[str]:
         """The values of keys that a command can't do without, as text.
@@ -395,6 +413,49 @@ def _two_days(text: str) -> tuple[date, date]:
     raise ValueError(f"expected two dates such as 2026-11-01..2026-11-23, found {text!r}")
 
 
+def _of_file(file: str | Path) -> dict[str, Any]:
+    """What a config file sets. Raises SettingError."""
+    try:
+        values = tomllib.loads(Path(file).read_text())
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise SettingError(f"The config file {file} can't be read: {error}") from error
+    for key in values:
+        if key not in Config.model_fields:
+            raise SettingError(f"Unknown key {key!r} in {file}. {nearest(key, Config.model_fields)}")
+    if "webhook" in values:
+        raise SettingError(
+            f"webhook in {file}: whoever reads that address can post to your chat; a config file must not hold it.\n"
+            f"Put it into the environment: export {WEBHOOK}=…"
+        )
+    return values
+
+
+def _of_environment(environment: Mapping[str, str]) -> dict[str, Any]:
+    """What the environment sets, by the variable's name; an empty variable sets nothing. Raises SettingError.
+
+    Lists are words with spaces or commas between them, storage is words like ``s3.anon=true``. Not the webhook, which
+    is read when it is needed: no setting that is shown or sent somewhere holds it.
+    """
+    values: dict[str, Any] = {}
+    for name in sorted(environment):
+        if not name.startswith(ENVIRONMENT) or name == WEBHOOK:
+            continue
+        if _key_of(name) not in Config.model_fields or name != name.upper():
+            known = {f"{ENVIRONMENT}{key.upper()}": key for key in Config.model_fields}
+            raise SettingError(f"Unknown variable {name} in the environment. {nearest(name.upper(), known)}")
+        value = environment[name].strip()
+        if value and _key_of(name) == "storage":
+            values[name] = parse_storage(tuple(value.split()), name)
+        elif value:
+            values[name] = tuple(re.split(r"[\s,]+", value)) if _key_of(name) == "trust" else value
+    return values
+
+
+def _key_of(name: str) -> str:
+    """The key that a variable of the environment sets."""
+    return name.removeprefix(ENVIRONMENT).lower()
+
+
 def _carries_secret(uri: str) -> bool:
     return "://" in uri and ("@" in urlsplit(uri).netloc or bool(_SECRET_QUERY.search(uri)))
 
@@ -415,29 +476,27 @@ def nearest(word: str, known: Mapping[str, Any]) -> str:
     return f"Did you mean {close[0]!r}?" if close else f"Known: {', '.join(known)}."
 
 
-def parse_storage(pairs: tuple[str, ...]) -> Options | None:
+def parse_storage(pairs: tuple[str, ...], where: str = "--storage") -> Options | None:
     """Turn flags like ``s3.endpoint_url=http://127.0.0.1:8333`` into fsspec options by protocol."""
     options: Options = {}
     for pair in pairs:
         match = re.fullmatch(r"([a-z0-9]+)\.([a-z_]+)=(.*)", pair)
         if not match:
             # Without what was given: any part of it may be a secret.
-            raise SettingError("--storage: expected PROTOCOL.OPTION=VALUE, e.g. s3.endpoint_url=http://…")
+            raise SettingError(f"{where}: expected PROTOCOL.OPTION=VALUE, e.g. s3.endpoint_url=http://…")
         protocol, key, value = match.groups()
         options.setdefault(protocol, {})[key] = {"true": True, "false": False}.get(value, value)
     return options or None
 
 
-def _plain(error: ValidationError, values: Mapping[str, Any], where: str) -> str:
+def _plain(error: ValidationError, where: Mapping[str, str]) -> str:
+    """Every bad value in a line: its key, where it was found, and what was expected."""
     lines = []
     for problem in error.errors():
         key = ".".join(str(part) for part in problem["loc"])
-        if problem["type"] == "extra_forbidden":
-            lines.append(f"Unknown key {key!r}. {nearest(key, Config.model_fields)}")
-            continue
         said = problem["msg"].removeprefix("Value error, ")
         example = _example_of(str(problem["loc"][0])) if problem["type"] != "value_error" else ""
-        lines.append(f"{key}{where}: {said[0].lower() + said[1:]}{example}")
+        lines.append(f"{key}{where.get(key.split('.')[0], '')}: {said[0].lower() + said[1:]}{example}")
     return "\n".join(lines)
 
 

@@ -25,7 +25,7 @@ from PIL import Image
 
 from drivetrain import cluster
 from drivetrain.config import Config, Options
-from drivetrain.console import busy, duration, say
+from drivetrain.console import busy, say
 from drivetrain.errors import SettingError
 from drivetrain.nightly import build_and_test_reference, run_night
 from drivetrain.rescore import rescore_run
@@ -56,8 +56,11 @@ class Digits:
         return dict(zip(self.names, self.labels, strict=True))
 
 
-def show(root: str, options: Options) -> None:
-    """Run the demo in a new folder below ``root`` (a folder or a bucket prefix) and print what came out."""
+def show(root: str, options: Options) -> dict[str, Any]:
+    """Run the demo in a new folder below ``root`` (a folder or a bucket prefix).
+
+    Returns the accuracies that were really reached, on how many images that no training saw, and the page to open.
+    """
     started = time.monotonic()
     store = Store(options)
     base = f"{store.normalise(root)}/{datetime.now(UTC):%Y-%m-%d-%H%M%S}"
@@ -96,7 +99,13 @@ def show(root: str, options: Options) -> None:
         (f"night {nights[1]}", "first", accuracy(store, two, unseen), two["verdict"]),
         (f"night {nights[1]}", "retrained", accuracy(store, again, unseen), ""),
     ]
-    say_summary(rows, len(unseen), f"{base}/drivetrain/site/index.html", time.monotonic() - started)
+    names = ("images", "learner", "accuracy", "verdict")
+    return {
+        "reached": [dict(zip(names, row, strict=True)) for row in rows],
+        "unseen": len(unseen),
+        "page": f"{base}/drivetrain/site/index.html",
+        "seconds": round(time.monotonic() - started, 1),
+    }
 
 
 def write_config(
@@ -144,7 +153,7 @@ def run(command: str, story: Callable[[Config], dict[str, Any]], file: Path, **f
     """Do what a command does, saying the command and what came out."""
     typed = " ".join(f"--{key} {value}" for key, value in flags.items())
     say(f"$ drivetrain {command} --config {file} {typed}")
-    result = story(Config.load(file, **flags))
+    result = story(Config.load(file, {}, **flags))
     if "self_test" in result:
         for line in lines_of({"self_test": result["self_test"]}):
             say(line)
@@ -231,7 +240,7 @@ def train_learner(folder: Path, before: Any) -> tuple[Any, str]:
 
 def fit(learn: Any, epochs: int, rate: float) -> None:
     """Train, with fastai's own progress on a terminal and a line anywhere else."""
-    if sys.stderr.isatty():
+    if sys.stderr.isatty() and sys.stdout.isatty():
         learn.fit_one_cycle(epochs, rate)
         return
     with learn.no_bar(), learn.no_logging():
@@ -278,16 +287,3 @@ def say_moved(store: Store, review: str, shown: int = 5) -> None:
     for row in store.read_table(review).slice(0, shown).to_pylist():
         name = row["uri"].rsplit("/", 1)[-1]
         say(f"  {name}  read as {row['label']!r} with confidence {row['confidence']:.2f}, {row['moved']:+.1f} sd")
-
-
-def say_summary(rows: Sequence[tuple[str, str, float, str]], unseen: int, page: str, seconds: float) -> None:
-    """The end of the demo, on stdout."""
-    lines = ["", "Accuracy really reached (labels are known here), only on images that no training saw:", ""]
-    lines.append(f"  {'images':18} {'learner':10} {'accuracy':>8}   verdict of the night")
-    lines += [f"  {images:18} {learner:10} {share:8.1%}   {verdict}" for images, learner, share, verdict in rows]
-    lines += [
-        "",
-        f"The last two lines are on the same {unseen:,} images.",
-        f"Done in {duration(seconds)}. Open this page:",
-    ]
-    sys.stdout.write("\n".join([*lines, f"  {page}", ""]))

@@ -7,7 +7,6 @@ step prints the command that does the same.
 """
 
 import io
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Mapping
@@ -23,7 +22,7 @@ from drivetrain.behaving import check_behaviour
 from drivetrain.champion import promote
 from drivetrain.comparing import compare_runs
 from drivetrain.config import Config, Options
-from drivetrain.console import busy, duration, say
+from drivetrain.console import busy, say
 from drivetrain.demo import (
     SEED,
     Digits,
@@ -43,7 +42,7 @@ from drivetrain.nights import list_nights
 from drivetrain.rescore import rescore_runs
 from drivetrain.store import Store
 from drivetrain.table import show_table
-from drivetrain.told import lines_of, night_line
+from drivetrain.told import lines_of
 
 POST, BANK = "post", "bank"
 TRAIN, AT_POST, AT_BANK = 2400, 250, 600
@@ -86,8 +85,11 @@ class Loop:
         self.rows.append((f"{source} {self.nights[night]}", learner, accuracy(self.store, result, unseen), verdict))
 
 
-def show_loop(root: str, options: Options) -> None:
-    """Go round the loop in a new folder below ``root`` (a folder or a bucket prefix) and print what came out."""
+def show_loop(root: str, options: Options) -> dict[str, Any]:
+    """Go round the loop in a new folder below ``root`` (a folder or a bucket prefix).
+
+    Returns the accuracies that were really reached on images that no training saw, and the page to open.
+    """
     started = time.monotonic()
     store = Store(options)
     base = f"{store.normalise(root)}/{datetime.now(UTC):%Y-%m-%d-%H%M%S}-loop"
@@ -101,7 +103,13 @@ def show_loop(root: str, options: Options) -> None:
         new = _retrain(loop, learn, queue)
         _beside(loop, new, post)
         _promote(loop, new, post)
-    _summary(loop, time.monotonic() - started)
+    names = ("images", "learner", "accuracy", "verdict")
+    return {
+        "reached": [dict(zip(names, row, strict=True)) for row in loop.rows],
+        "unseen": None,
+        "page": f"{base}/drivetrain/site/index.html",
+        "seconds": round(time.monotonic() - started, 1),
+    }
 
 
 def _fill(loop: Loop) -> Digits:
@@ -195,7 +203,7 @@ def train_head(folder: Path, frame: pd.DataFrame, before: Any) -> Any:
 
 def _beside(loop: Loop, new: Path, post: Path) -> None:
     step(7, "The next night: the champion scores it, the new learner beside it, and the two are compared")
-    shadow = Config.load(new).learner
+    shadow = Config.load(new, {}).learner
     night = do("nightly", run_night, new, night=loop.nights[2], shadow=shadow)
     loop.note(BANK, 2, "first", night, night["verdict"])
     usual = do("nightly", run_night, post, night=loop.nights[2])
@@ -208,7 +216,7 @@ def _beside(loop: Loop, new: Path, post: Path) -> None:
 
 def _promote(loop: Loop, new: Path, post: Path) -> None:
     step(9, "Promote it at the bank; the post office keeps its own champion. Rescore the bank's nights")
-    learner = str(Config.load(new).learner)
+    learner = str(Config.load(new, {}).learner)
     do(f"promote {learner}", lambda config: promote(config, learner), new)
     again = do("rescore", rescore_runs, new, nights=f"{loop.nights[0]}..{loop.nights[2]}")
     for each, found in enumerate(again["nights"]):
@@ -218,16 +226,14 @@ def _promote(loop: Loop, new: Path, post: Path) -> None:
         night = do("nightly", run_night, config, night=loop.nights[3])
         loop.note(source, 3, name, night, night["verdict"])
     do("table", show_table, new)
-    say(f"$ drivetrain nights --config {new}")
-    for line in list_nights(Config.load(new)):
-        say(night_line(line.record()))
+    do("nights", lambda config: {"nights": [each.record() for each in list_nights(config)], "learners": {}}, new)
 
 
 def do(words: str, story: Callable[[Config], dict[str, Any]], file: Path, **flags: Any) -> dict[str, Any]:
     """Do what a command does, saying the command and what came out."""
     typed = "".join(f" --{key} {value}" for key, value in flags.items())
     say(f"$ drivetrain {words} --config {file}{typed}")
-    result = story(Config.load(file, **flags))
+    result = story(Config.load(file, {}, **flags))
     for line in lines_of(result):
         say(line)
     return result
@@ -239,12 +245,3 @@ def _name(uri: str) -> str:
 
 def _parts(loop: Loop, run_id: str) -> str:
     return f"{loop.base}/drivetrain/runs/{run_id}/parts"
-
-
-def _summary(loop: Loop, seconds: float) -> None:
-    """The end of the demo, on stdout."""
-    lines = ["", "Accuracy really reached (labels are known here), only on images that no training saw:", ""]
-    lines.append(f"  {'night':17} {'learner':8} {'accuracy':>8}   verdict")
-    lines += [f"  {night:17} {learner:8} {share:8.1%}   {verdict}" for night, learner, share, verdict in loop.rows]
-    lines += ["", f"Done in {duration(seconds)}. Open this page:", f"  {loop.base}/drivetrain/site/index.html", ""]
-    sys.stdout.write("\n".join(lines))

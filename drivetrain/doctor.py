@@ -29,7 +29,7 @@ from drivetrain.errors import DrivetrainError, ImageError, RunError, SettingErro
 from drivetrain.export import read_export, what_instead
 from drivetrain.manifest import why_no_image
 from drivetrain.packages import misfits, version_of, versions
-from drivetrain.root import open_root, to_json
+from drivetrain.root import open_root, store_of, to_json
 from drivetrain.store import Store
 
 # A store or a cluster that takes longer to answer a small question does not answer.
@@ -69,7 +69,7 @@ class _Look:
     until: float
 
     def __post_init__(self) -> None:
-        self.patient = Store(self.config.storage)
+        self.patient = store_of(self.config)
         self.store = self.patient.hasty(ANSWER_SECONDS)
 
     @property
@@ -179,7 +179,7 @@ def check_root(look: _Look) -> Finding:
         uri = look.store.normalise(config.root)
         # First of all: a write may make a bucket, or be refused for another reason than that there is none.
         look.store.names(uri)
-        _, layout = open_root(hasty)
+        _, layout = open_root(hasty, dry_runs=True)
         now = datetime.now(UTC).isoformat(timespec="seconds")
         look.store.replace(layout.probe, to_json({"written": now, "drivetrain": version_of("drivetrain")}))
     except (DrivetrainError, OSError, ValueError) as error:

@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from drivetrain.admit import known_learner
-from drivetrain.config import Config, Options
+from drivetrain.config import Config
 from drivetrain.console import busy
 from drivetrain.errors import LearnerError, RunError
 from drivetrain.export import LearnerInfo
@@ -80,7 +80,7 @@ class HeadScorer:
 
     def __init__(
         self,
-        options: Options,
+        store: Store,
         root: str,
         run_id: str,
         batch_size: int,
@@ -92,7 +92,7 @@ class HeadScorer:
         # It imports torch, which the driver that asks `why_not` seldom needs.
         from drivetrain.shard import open_for_run
 
-        store, layout = Store(options), Layout(root)
+        layout = Layout(root)
         self._run = Run.find(store, layout, run_id)
         record = self._run.record
         assert record.made_from is not None, "a run that is made from another one's embeddings"

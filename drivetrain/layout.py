@@ -247,10 +247,6 @@ class Layout:
         """The folder of a source's nights."""
         return f"{self.sources}/{source}/nights"
 
-    def plans(self, source: str) -> str:
-        """The folder of a source's plans with names of their own."""
-        return f"{self.sources}/{source}/plans"
-
     def accepted(self, source: str, reference: str) -> str:
         """The folder of a source's nights that were accepted as usual under a reference."""
         return f"{self.sources}/{source}/accepted/{reference}"
@@ -262,6 +258,10 @@ class Layout:
     def plan(self, source: str, kind: str, name: str) -> PlanPaths:
         """A plan's folder. ``kind`` is ``night`` or ``plan``."""
         return PlanPaths(f"{self.sources}/{source}/{kind}s/{name}")
+
+    def plans(self, source: str, kind: str) -> str:
+        """The folder of a source's plans of a kind."""
+        return f"{self.sources}/{source}/{kind}s"
 
     def aliases(self, source: str, alias: str) -> str:
         """The folder of a source's numbered records of an alias, champion or challenger."""

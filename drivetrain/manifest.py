@@ -244,6 +244,18 @@ def read_shard(store: Store, folder: str, shard: int) -> pa.Table:
         return pq.ParquetFile(file).read_row_group(shard % MANIFEST_FILE_SHARDS)
 
 
+def shard_sizes(store: Store, folder: str) -> list[int]:
+    """How many images each shard of a manifest has, from the files' footers."""
+
+    def sizes(name: str) -> list[int]:
+        with store.open(f"{folder}/{name}") as file:
+            about = pq.ParquetFile(file).metadata
+        return [about.row_group(group).num_rows for group in range(about.num_row_groups)]
+
+    names = [name for name in store.names(folder) if name.endswith(".parquet")]
+    return [size for each in several_at_once(sizes, names) for size in each]
+
+
 def read_manifest(store: Store, folder: str, columns: list[str] | None = None) -> pa.Table:
     """A whole manifest, or some of its columns."""
     names = [name for name in store.names(folder) if name.endswith(".parquet")]

@@ -90,7 +90,7 @@ def _aliases(store: Store, layout: Layout, source: str) -> Any:
 
 def _members_of(store: Store, layout: Layout, source: str, before: Members) -> Members:
     among = store.names(layout.runs)
-    nights, plans = store.names(layout.nights(source)), store.names(layout.plans(source))
+    nights, plans = store.names(layout.nights(source)), store.names(layout.plans(source, "plan"))
     scopes = [name for name in plans if _SCOPE.fullmatch(name)]
     streams = [name for name in plans if name not in scopes and not name.startswith(_REFERENCE)]
     named = [("night", name) for name in nights] + [("plan", name) for name in streams]

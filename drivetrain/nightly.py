@@ -22,7 +22,7 @@ from drivetrain.nights import Night, accepted_values, alpha_of, latest_record, n
 from drivetrain.reference import build_reference, find_reference
 from drivetrain.root import from_json, open_root, to_json
 from drivetrain.run import Run
-from drivetrain.score import begin_run, finish_run, run_to_score
+from drivetrain.score import begin_run, finish_run, forecast_of, run_to_score
 from drivetrain.shadow import score_beside
 from drivetrain.store import Store
 from drivetrain.table import keep_table_current
@@ -37,7 +37,8 @@ def run_night(config: Config) -> dict[str, Any]:
     Needs ``root``, ``images``, and on a source's first night ``learner``, which becomes its champion. Returns the job's
     result, with ``verdict`` and ``report``; with a challenger or a ``shadow`` also ``shadow_run_id``, ``comparison``
     and ``agreement``. The same config again resumes, or says that the night is done and returns the same. With
-    ``catch_up`` all nights up to this one that did not run or did not end, oldest first, as ``caught_up``.
+    ``catch_up`` all nights up to this one that did not run or did not end, oldest first, as ``caught_up``. With
+    ``dry_run`` it returns a forecast of the scoring and writes nothing.
     """
     config.need("root", "images")
     return catch_up(config) if config.catch_up else _one_night(config)
@@ -46,10 +47,12 @@ def run_night(config: Config) -> dict[str, Any]:
 def _one_night(config: Config) -> dict[str, Any]:
     # Whose learner it is that must be there, the root says.
     check_first(config.model_copy(update={"learner": None}))
-    store, layout = open_root(config)
+    store, layout = open_root(config, dry_runs=True)
     info = admit_champion(store, layout, config)
     plan = plan_night(store, layout, config)
     run = run_to_score(begin_run(store, layout, plan, info, config), config)
+    if config.dry_run:
+        return forecast_of([run], config)
     result = _judged_night(store, layout, run, config)
     beside = score_beside(store, layout, plan, run, config)
     return result | beside | {"notes": [*result["notes"], *beside.get("notes", ())]}

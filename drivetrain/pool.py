@@ -174,7 +174,8 @@ class _Pool(Generic[Result]):
     """The actors, and what is awaited of each: that it runs, or what comes of its task."""
 
     def __init__(self, make: Callable[[], Worker[Result]], queue: _Queue, places: Places) -> None:
-        self._make, self._queue, self._places = make, queue, places
+        # Once for all actors: it may hold a whole learner (`overlay`).
+        self._make, self._queue, self._places = ray.put(make), queue, places
         self._remote = ray.remote(num_cpus=1, num_gpus=places.gpus_per_actor, max_restarts=0, max_task_retries=0)(
             _Actor
         )

@@ -273,4 +273,6 @@ def serve(workspace: str, port: int, store: Store) -> int:
     # A process of its own reads its storage options from fsspec's environment variables.
     options = {f"FSSPEC_{protocol.upper()}": json.dumps(given) for protocol, given in store.options.items()}
     command = [sys.executable, "-m", "evidently.cli", "ui", "--workspace", workspace, "--port", str(port)]
-    return subprocess.call([*command, "--host", "127.0.0.1"], env=os.environ | options | {"DO_NOT_TRACK": "1"})
+    environment = os.environ | options | {"DO_NOT_TRACK": "1"}
+    # What a server says of itself is a log.
+    return subprocess.call([*command, "--host", "127.0.0.1"], env=environment, stdout=sys.stderr.fileno())

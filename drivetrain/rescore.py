@@ -13,8 +13,6 @@ from datetime import date
 from functools import cached_property
 from typing import Any
 
-from pydantic import SecretStr
-
 from drivetrain import site
 from drivetrain.admit import admit_learner
 from drivetrain.comparing import compare_and_publish, known_comparison, said_of
@@ -32,7 +30,7 @@ from drivetrain.planruns import committed_runs, counting_run
 from drivetrain.reference import comparable, find_reference, reference_under, register, relabelled
 from drivetrain.root import open_root
 from drivetrain.run import Run
-from drivetrain.score import begin_run, finish_run, result_of, run_to_score, settings_of
+from drivetrain.score import begin_run, finish_run, forecast_of, result_of, run_to_score, settings_of
 from drivetrain.store import Store
 from drivetrain.table import keep_table_current
 
@@ -79,10 +77,11 @@ def rescore_run(config: Config) -> dict[str, Any]:
 
     Needs ``root``, ``learner``, ``run``. Returns the job's result with ``comparison`` (the page), ``agreement`` and
     ``made``; for a night whose new learner has a reference, the new verdict too. The same config again resumes.
-    Raises SettingError when the run is not committed, or is this learner's own.
+    With ``dry_run`` it returns a forecast and writes nothing. Raises SettingError when the run is not committed, or is
+    this learner's own.
     """
     _, _, run_id = config.need("root", "learner", "run")
-    store, layout = open_root(config, existing=True)
+    store, layout = open_root(config, existing=True, dry_runs=True)
     old = Run.find(store, layout, run_id)
     if old.committed() is None:
         raise SettingError(f"The run {run_id} is not committed yet. Run its own command again to finish it.")
@@ -91,6 +90,8 @@ def rescore_run(config: Config) -> dict[str, Any]:
     known = _known(work, committed_runs(store, layout, record.source, record.kind, record.name))
     if known and known.record.run_id in (run_id, old.newest().record.run_id):
         raise SettingError(f"Run {run_id} was made by this very learner with these settings. Give the new --learner.")
+    if config.dry_run:
+        return _forecast(work, [(old, known)])
     if record.kind == "night":
         _reference(work, [old])
     new, made = _scored(work, old, known)
@@ -110,7 +111,7 @@ def rescore_nights(config: Config) -> dict[str, Any]:
     if not config.images:
         config.need("source")
     config.need("root", "learner")
-    store, layout = open_root(config, existing=True)
+    store, layout = open_root(config, existing=True, dry_runs=True)
     source = config.the_source()
     names = store.names(layout.runs)
     chosen = dict(_scored_nights(store, layout, source, config, names))
@@ -122,6 +123,8 @@ def rescore_nights(config: Config) -> dict[str, Any]:
         name: counting_run(store, layout, source, "night", name, names, but=work.info.model_id) for name in chosen
     }
     pairs = {name: others[name] or runs[-1] for name, runs in chosen.items()}
+    if config.dry_run:
+        return _forecast(work, [(old, _known(work, chosen[name])) for name, old in pairs.items()])
     reference = _reference(work, list(pairs.values()))
     done: list[dict[str, Any]] = []
     for name, old in pairs.items():
@@ -145,8 +148,7 @@ def rescore_nights(config: Config) -> dict[str, Any]:
 
 
 def _admitted(store: Store, layout: Layout, config: Config) -> _Retrained:
-    # Its images are those of the old run, wherever the config points; and old nights are no news for a chat.
-    config = config.model_copy(update={"webhook": SecretStr("")})
+    # Its images are those of the old run, wherever the config points.
     check_first(config.model_copy(update={"images": None}))
     return _Retrained(store, layout, config, admit_learner(store, layout, config))
 
@@ -222,6 +224,19 @@ def _scored(work: _Retrained, old: Run, known: Run | None) -> tuple[Run, str]:
     return known, "known"
 
 
+def _forecast(work: _Retrained, pairs: list[tuple[Run, Run | None]]) -> dict[str, Any]:
+    """What scoring old runs' images anew would do and take, the new learner's reference among them."""
+    runs = [_begun(work, _plan_of(work, old), old) for old, known in pairs if known is None]
+    for _, known in pairs:
+        commit = known.committed() if known else None
+        if known and commit and commit.failed and work.config.reprocess != "missing":
+            runs.append(run_to_score(known, work.config.model_copy(update={"retry_failed": True})))
+    before = _reference_before(work, [old for old, _ in pairs if old.record.kind == "night"])
+    if before:
+        runs.append(_begun(work, _reference_plan(work, before), before))
+    return forecast_of(runs, work.config)
+
+
 def _plan_of(work: _Retrained, run: Run) -> Plan:
     record = run.record
     plan = find_plan(work.store, work.layout, record.source, record.kind, record.name)
@@ -254,14 +269,10 @@ def _reason(work: _Retrained, old: Run) -> str:
 
 def _reference(work: _Retrained, olds: list[Run]) -> str | None:
     """The new learner's reference: the one that is there, else made of the old learner's; None without either."""
-    model_id = work.info.model_id
-    if found := reference_under(work.store, work.layout, model_id, work.settings):
+    if found := reference_under(work.store, work.layout, work.info.model_id, work.settings):
         return found.run_id
-    learners = {json.dumps([old.record.model_id, comparable(old.record.settings)]): old for old in olds}
-    for old in reversed(learners.values()):
-        before = find_reference(work.store, work.layout, old) if old.record.model_id != model_id else None
-        if before:
-            return _reference_like(work, Run.find(work.store, work.layout, before.run_id))
+    if before := _reference_before(work, olds):
+        return _reference_like(work, before)
     say(
         "Neither learner has a reference: the nights are compared, and not judged. To have them judged, score the "
         "training set first:   drivetrain reference --learner … --images … --labels …"
@@ -269,19 +280,35 @@ def _reference(work: _Retrained, olds: list[Run]) -> str | None:
     return None
 
 
+def _reference_before(work: _Retrained, olds: list[Run]) -> Run | None:
+    """The old learner's reference that the new one's is made like, or None if it has one or there is none."""
+    model_id = work.info.model_id
+    if reference_under(work.store, work.layout, model_id, work.settings):
+        return None
+    learners = {json.dumps([old.record.model_id, comparable(old.record.settings)]): old for old in olds}
+    for old in reversed(learners.values()):
+        before = find_reference(work.store, work.layout, old) if old.record.model_id != model_id else None
+        if before:
+            return Run.find(work.store, work.layout, before.run_id)
+    return None
+
+
+def _reference_plan(work: _Retrained, before: Run) -> Plan:
+    """The frozen images of an old learner's reference, with the new one's splits where its labels file is given."""
+    plan = _plan_of(work, before)
+    return relabelled(work.store, work.layout, work.config, plan, work.info.vocab) if work.config.labels else plan
+
+
 def _reference_like(work: _Retrained, before: Run) -> str:
     """Score the frozen images of an old learner's reference under the new one, and make that its reference."""
     old_id, model_id = before.record.run_id, work.info.model_id
-    plan = _plan_of(work, before)
     say(f"The learner {model_id} has no reference yet; the images of {old_id} become its reference first.")
-    if work.config.labels:
-        plan = relabelled(work.store, work.layout, work.config, plan, work.info.vocab)
-    else:
+    if not work.config.labels:
         say(
             "Which images are held out is taken from that one. If the new learner was trained on some of them, nobody "
             "can know: it would be too sure of them, and nights would look drifted. Give its labels file: --labels …"
         )
-    run = _begun(work, plan, before)
+    run = _begun(work, _reference_plan(work, before), before)
     finish_run(run, work.config)
     register(work.store, work.layout, run)
     say(f"What a test against it can see says   drivetrain drift selftest --run {run.record.run_id}")

@@ -9,17 +9,30 @@ from typing import Any
 from drivetrain.config import Config
 from drivetrain.errors import SettingError
 from drivetrain.layout import Layout
+from drivetrain.overlay import Overlay
 from drivetrain.schema import SCHEMA_MAJOR
 from drivetrain.store import Store
 
 
-def open_root(config: Config, *, existing: bool = False) -> tuple[Store, Layout]:
+def store_of(config: Config) -> Store:
+    """The store that the config's command works on: under ``dry_run`` one that writes nothing."""
+    return Overlay(config.storage) if config.dry_run else Store(config.storage)
+
+
+def open_root(config: Config, *, existing: bool = False, dry_runs: bool = False) -> tuple[Store, Layout]:
     """The store and the layout of the config's root, marked as a root of this schema at first use.
 
-    With ``existing`` nothing is written, for commands that only make sense on a root that is there.
-    Raises SettingError when that is missing, or when the root was written by another major version of the schema.
+    With ``existing`` nothing is written, for commands that only make sense on a root that is there. ``dry_runs``: the
+    caller knows what to do under ``dry_run``, when whatever is written stays in memory.
+    Raises SettingError when that is missing, when the root was written by another major version of the schema, or when
+    a dry run is asked for of who knows none.
     """
-    store = Store(config.storage)
+    if config.dry_run and not dry_runs:
+        raise SettingError(
+            "dry_run: only score, rescore and nightly can say beforehand what they would do. Take it out of the config "
+            "file or the environment for this command."
+        )
+    store = store_of(config)
     (root,) = config.need("root")
     layout = Layout(store.normalise(root))
     if layout.root.startswith("memory://") and config.actors != 0:

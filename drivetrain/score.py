@@ -4,7 +4,7 @@ Knows the order of things. Does not know how a row is made (shard) or what the r
 """
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
 from functools import partial
@@ -19,6 +19,7 @@ from drivetrain.doctor import check_first
 from drivetrain.engine import choose_engine
 from drivetrain.errors import DrivetrainError, RunError, SettingError, StoreError
 from drivetrain.export import LearnerInfo
+from drivetrain.forecast import forecast
 from drivetrain.heartbeat import beating, refuse_another, wait_for_another
 from drivetrain.images import without
 from drivetrain.layout import Layout
@@ -37,11 +38,11 @@ def score_images(config: Config) -> dict[str, Any]:
     """Score the images below a prefix under a plan's name, today's date by default.
 
     Needs ``root``, ``learner``, ``images``. Returns the job's result. The same config again resumes, or says that the
-    run is committed and how many images came since.
+    run is committed and how many images came since. With ``dry_run`` it returns a forecast and writes nothing.
     """
     config.need("root", "learner", "images")
     check_first(config)
-    store, layout = open_root(config)
+    store, layout = open_root(config, dry_runs=True)
     info = admit_learner(store, layout, config)
     name = config.name or (config.the_night() if config.dated else datetime.now(UTC).date()).isoformat()
     source = config.the_source()
@@ -69,6 +70,8 @@ def score_images(config: Config) -> dict[str, Any]:
         new = _new_since(store, layout, plan)
         more = f" {new:,} images are new since; score them under another name: --name {name}-2" if new else ""
         say(f"Run {run.record.run_id} is committed already; nothing to do.{more}")
+    if config.dry_run:
+        return forecast_of([run], config)
     finish_run(run, config)
     keep_table_current(store, layout, source)
     return result_of(run)
@@ -141,6 +144,11 @@ def run_to_score(run: Run, config: Config) -> Run:
         return newest
     say(f"Scoring the {commit.failed:,} failed images of {newest.record.run_id} again: {commit.reasons}.")
     return newest.successor()
+
+
+def forecast_of(runs: Sequence[Run], config: Config) -> dict[str, Any]:
+    """What `finish_run` would do with some runs, and how long it would take. They were begun under ``dry_run``."""
+    return forecast(runs, config, _maker)
 
 
 def _some_images(store: Store, layout: Layout, plan: Plan, model_id: str) -> Iterator[str]:
@@ -227,18 +235,8 @@ def _watched(
     record = run.record
     if done:
         say(f"Resuming {record.run_id}: {record.shards - len(missing):,} of {record.shards:,} parts are there.")
-    # A head is too little work for a GPU.
-    gpus = 0.0 if record.head_only else config.gpus_per_actor
-    make = partial(
-        _head_scorer if record.head_only else _scorer,
-        run.store.options,
-        run.layout.root,
-        record.run_id,
-        config.batch_size,
-        vouched=record.sha256 in config.trust,
-        one_thread=config.actors != 0,
-        gpu=gpus > 0,
-    )
+    gpus = _gpus(run, config)
+    make = _maker(run, config)
     waiting = len(missing)
     with Counting(f"Scoring {record.source} {record.name}", record.images, done) as progress:
         for shard, counts in pool.run_tasks(make, missing, actors=config.actors, gpus_per_actor=gpus):
@@ -246,6 +244,25 @@ def _watched(
             progress.add(counts.rows, counts.failed)
             numbers.add(counts.rows, counts.failed, waiting)
             yield shard, counts
+
+
+def _maker(run: Run, config: Config) -> Callable[[], pool.Worker[PartCounts]]:
+    """How an actor makes the worker for a run."""
+    return partial(
+        _head_scorer if run.record.head_only else _scorer,
+        run.store,
+        run.layout.root,
+        run.record.run_id,
+        config.batch_size,
+        vouched=run.record.sha256 in config.trust,
+        one_thread=config.actors != 0,
+        gpu=_gpus(run, config) > 0,
+    )
+
+
+def _gpus(run: Run, config: Config) -> float:
+    """The GPUs of an actor. A head is too little work for one."""
+    return 0.0 if run.record.head_only else config.gpus_per_actor
 
 
 def _scorer(*about: Any, **how: Any) -> pool.Worker[PartCounts]:

@@ -18,7 +18,6 @@ import numpy as np
 import pyarrow as pa
 from PIL import Image, ImageFilter
 
-from drivetrain.config import Options
 from drivetrain.engine import read_int8
 from drivetrain.errors import ImageError, LearnerError, StoreError
 from drivetrain.export import LearnerInfo
@@ -73,7 +72,7 @@ class ShardScorer:
 
     def __init__(
         self,
-        options: Options,
+        store: Store,
         root: str,
         run_id: str,
         batch_size: int,
@@ -82,7 +81,7 @@ class ShardScorer:
         one_thread: bool = False,
         gpu: bool = False,
     ) -> None:
-        self._store, layout = Store(options), Layout(root)
+        self._store, layout = store, Layout(root)
         self._run = Run.find(self._store, layout, run_id)
         record = self._run.record
         settings = record.settings

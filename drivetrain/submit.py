@@ -14,7 +14,7 @@ import shutil
 import sys
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -182,6 +182,11 @@ def _same_everywhere(config: Config) -> None:
             )
 
 
+def _to_stdout(line: str) -> None:
+    sys.stdout.write(line + "\n")
+    sys.stdout.flush()
+
+
 @dataclass(frozen=True)
 class Job:
     """A job that the cluster was given."""
@@ -194,10 +199,10 @@ class Job:
         flags = f"--address {self.cluster.url} {self.id}"
         return f"To follow it:  ray job logs --follow {flags}\nTo stop it:    ray job stop {flags}"
 
-    def wait(self, patience: float = PATIENCE_SECONDS) -> int:
+    def wait(self, patience: float = PATIENCE_SECONDS, tell: Callable[[str], object] = _to_stdout) -> int:
         """Show the job's log until the job is over; returns its own exit code, 1 for one that was stopped or has none.
 
-        The log goes to stderr; its last line, if it is the job's result, to stdout. Raises RunError when the cluster
+        The log goes to stderr; its last line, if it is the job's result, to ``tell``. Raises RunError when the cluster
         has been silent for ``patience`` seconds, no longer knows the job, or Ctrl-C was pressed: the job goes on.
         """
         log, followed = _Log(), None
@@ -210,7 +215,7 @@ class Job:
             # Not raised inside the handler: an error that came of Ctrl-C is told as "Stopped", and the job is not.
             raise RunError(f"The job {self.id} goes on.\n{self.hint()}")
         status, code, message = followed
-        log.end()
+        log.end(tell)
         if status == JobStatus.STOPPED:
             say(f"The job {self.id} was stopped. What is finished is kept; the same command goes on.")
             return 1
@@ -272,11 +277,10 @@ class _Log:
         if len(lines) >= self._shown:
             self._shown, self._last = len(lines), last
 
-    def end(self) -> None:
-        """Show the last line: on stdout if it is a result."""
+    def end(self, tell: Callable[[str], object]) -> None:
+        """Show the last line, a result through ``tell``."""
         if _is_result(self._last):
-            sys.stdout.write(self._last + "\n")
-            sys.stdout.flush()
+            tell(self._last)
         elif self._last:
             say(self._last)
 

@@ -2,10 +2,14 @@
 
 from typing import Any
 
+from drivetrain.console import duration
+
 
 def lines_of(result: dict[str, Any]) -> list[str]:
     """What a command's result says to a person, line by line."""
     lines = []
+    if result.get("dry_run"):
+        lines += _forecast(result)
     if "rows" in result:
         lines.append(f"{result['rows']:,} images, {result['failed']:,} failed; rows in {result['parts']}")
     if result.get("too_many_failed") and "nights" not in result:
@@ -45,6 +49,14 @@ def lines_of(result: dict[str, Any]) -> list[str]:
         lines += _queued(result)
     if "unlabelled" in result:
         lines += _labelled(result)
+    if "reached" in result:
+        lines += _reached(result)
+    if "config" in result:
+        lines.append(f"Wrote {result['config']}. Read it through, then:  drivetrain doctor --config {result['config']}")
+    if "learners" in result:
+        lines += _nights(result)
+    if "dashboard" in result:
+        lines.append(f"Evidently's dashboard: {result['dashboard']}")
     if "resumable" in result:
         lines += _waste(result)
     if "read_with" in result:
@@ -113,6 +125,55 @@ def _rescored(result: dict[str, Any]) -> list[str]:
     if result["too_many_failed"]:
         lines.append("In at least one night too many images failed. To score those again: --reprocess failed")
     return lines
+
+
+def _forecast(found: dict[str, Any]) -> list[str]:
+    """What a command would do, for a person."""
+    images = [f"{found['new']:,} new images, {found['changed']:,} changed"]
+    if found["known"]:
+        images.append(f"{found['known']:,} known from other plans")
+    if skipped := found["skipped"]:
+        kinds = ", ".join(f"{count:,} {kind}" for kind, count in sorted(skipped.items()))
+        images.append(f"{sum(skipped.values()):,} passed over ({kinds})")
+    there = f", {found['parts_there']:,} are there" if found["parts_there"] else ""
+    said = [", ".join(images), f"{found['parts_to_write']:,} parts to write{there}"]
+    if found["head_only"]:
+        said.append(f"the embeddings of {found['head_only']:,} images go through the new head, which takes seconds")
+    if found["images_per_second"] is None:
+        return ["; ".join([*said, "no image to score."])]
+    actors = f"{found['actors']:,} actor" + ("" if found["actors"] == 1 else "s")
+    time = (
+        f"about {duration(found['seconds'])} at {found['images_per_second']:,.1f} images/s on {actors} "
+        f"({found['probed']} images probed; {duration(found['start_seconds'])} of it until the first image)"
+    )
+    cost = ""
+    if found["cost"] is not None:
+        price = f"about {found['cost']:,.2f}" if found["cost"] >= 0.01 else "less than 0.01"
+        cost = f", {price} at {found['price_per_hour']:,.2f} an hour"
+    return ["; ".join([*said, f"{time}{cost}."]), "Nothing was written."]
+
+
+def _nights(result: dict[str, Any]) -> list[str]:
+    """Who scores, and the table of nights."""
+    lines = [in_use(source, named) for source, named in result["learners"].items()]
+    return lines + ([night_line(each) for each in result["nights"]] or ["No night yet."])
+
+
+def _reached(demo: dict[str, Any]) -> list[str]:
+    """The end of the demo."""
+    lines = ["", "Accuracy really reached (labels are known here), only on images that no training saw:", ""]
+    lines.append(f"  {'images':18} {'learner':10} {'accuracy':>8}   verdict of the night")
+    lines += [
+        f"  {each['images']:18} {each['learner']:10} {each['accuracy']:8.1%}   {each['verdict']}"
+        for each in demo["reached"]
+    ]
+    if demo["unseen"]:
+        lines += ["", f"The last two lines are on the same {demo['unseen']:,} images."]
+    return [
+        *lines,
+        f"Done in {duration(demo['seconds'])}. Open this page:",
+        f"  {demo['page']}",
+    ]
 
 
 def _seen(found: dict[str, Any]) -> list[str]:

@@ -29,7 +29,7 @@ import s3fs
 from drivetrain.config import Options
 
 # Passed on to every process that a server starts, whatever session or group that process moves to.
-MARK = "DRIVETRAIN_TEST_SERVER"
+MARK = "TEST_SERVER_OF_DRIVETRAIN"
 
 # Local servers are reached without the proxy that the environment may name.
 _DIRECT = urllib.request.build_opener(urllib.request.ProxyHandler({}))

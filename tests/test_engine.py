@@ -134,7 +134,7 @@ def test_a_reference_by_torch_serves_a_run_by_openvino(config: Config) -> None:
 def test_a_node_that_computes_something_else_fails_loudly(config: Config, monkeypatch: pytest.MonkeyPatch) -> None:
     """Here no difference is small enough, as if this node's processor gave other numbers."""
     run = run_of(config, score_images(config))
-    worker = ShardScorer({}, run.layout.root, run.record.run_id, 16)
+    worker = ShardScorer(Store(), run.layout.root, run.record.run_id, 16)
     monkeypatch.setattr(scorer, "TOLERANCE", -1.0)
     with pytest.raises(LearnerError, match=r"does not give what it gave where the run began.*--engine torch"):
         worker.run(0)
@@ -143,7 +143,7 @@ def test_a_node_that_computes_something_else_fails_loudly(config: Config, monkey
 def test_every_image_is_read_once_the_next_shards_too(config: Config, monkeypatch: pytest.MonkeyPatch) -> None:
     """What is fetched ahead is used, and not fetched again."""
     run = run_of(config, score_images(config))
-    worker = ShardScorer({}, run.layout.root, run.record.run_id, 16)
+    worker = ShardScorer(Store(), run.layout.root, run.record.run_id, 16)
     reads: Counter[str] = Counter()
     read = Store.read
 
@@ -162,7 +162,7 @@ def test_every_image_is_read_once_the_next_shards_too(config: Config, monkeypatc
 
 def test_a_wrong_guess_of_the_next_shard_costs_nothing_but_reads(config: Config) -> None:
     run = run_of(config, score_images(config))
-    worker = ShardScorer({}, run.layout.root, run.record.run_id, 16)
+    worker = ShardScorer(Store(), run.layout.root, run.record.run_id, 16)
     assert worker.run(0, 1).rows == run.counts(0).rows
     assert worker.run(2, None).rows == run.counts(2).rows
     assert worker.run(1, None).rows == run.counts(1).rows

@@ -126,7 +126,7 @@ def test_it_is_made_once_whoever_asks(config: Config, run: Run) -> None:
     before = run.store.names(folder)
     again = run_of(config.model_copy(update={"name": "second"}))
     assert run.store.names(folder) == before and [name for name in before if name.endswith(".zip")]
-    info = ShardScorer({}, run.layout.root, again.record.run_id, 16)._learner.info
+    info = ShardScorer(Store(), run.layout.root, again.record.run_id, 16)._learner.info
     chosen = choose_engine(run.store, run.layout, config, info, lambda: pytest.fail("reads images again"))
     assert chosen == ("int8", run.record.engine_note)
 
@@ -161,18 +161,18 @@ def test_held_out_images_of_the_reference_come_first(config: Config, digits: Pat
 
 
 def test_another_processor_fails_loudly(run: Run) -> None:
-    worker = ShardScorer({}, run.layout.root, run.record.run_id, 16)
+    worker = ShardScorer(Store(), run.layout.root, run.record.run_id, 16)
     assert worker.run(0).failed == 0
     stored = read_int8(run.store, run.layout, run.record.model_id, "head")
     data = run.store.read(run.layout.export(run.record.model_id))
-    worker = ShardScorer({}, run.layout.root, run.record.run_id, 16)
+    worker = ShardScorer(Store(), run.layout.root, run.record.run_id, 16)
     worker._learner = open_learner(data, run.record.sha256, engine="int8", int8=changed(stored, 5.0, "kept.npz"))
     with pytest.raises(LearnerError, match=r"engine int8 does not give what it gave.*outputs differ by 5"):
         worker.run(0)
 
 
 def test_the_engine_of_the_close_calls_is_held_against_torch_too(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    worker = ShardScorer({}, run.layout.root, run.record.run_id, 16)
+    worker = ShardScorer(Store(), run.layout.root, run.record.run_id, 16)
     monkeypatch.setattr(scorer, "TOLERANCE", -1.0)
     with pytest.raises(LearnerError, match=r"engine int8 does not give what it gave.*OpenVINO differs"):
         worker.run(0)
@@ -184,10 +184,10 @@ def test_a_damaged_network_is_not_opened(run: Run, tmp_path: Path) -> None:
     try:
         Path(where).write_bytes(whole[:-100])
         with pytest.raises(StoreError, match=r"int8.*is damaged"):
-            ShardScorer({}, run.layout.root, run.record.run_id, 16)
+            ShardScorer(Store(), run.layout.root, run.record.run_id, 16)
         Path(where).unlink()
         with pytest.raises(StoreError, match=r"int8.*is gone"):
-            ShardScorer({}, run.layout.root, run.record.run_id, 16)
+            ShardScorer(Store(), run.layout.root, run.record.run_id, 16)
     finally:
         Path(where).write_bytes(whole)
 

@@ -20,7 +20,7 @@ import pytest
 from builders import HALF_A_SHARD, begun, frozen, images, part_of
 from modelstore import FAULTS, READER, Died, Fault, Turns, World
 
-from drivetrain.config import Config, Options
+from drivetrain.config import Config
 from drivetrain.errors import RunError, SettingError, StoreError
 from drivetrain.gc import collect_garbage
 from drivetrain.layout import Layout
@@ -36,15 +36,15 @@ URIS = [each.uri for each in IMAGES]
 # The table of nights has a line for each day since the first night.
 NIGHT = (datetime.now(UTC) - timedelta(days=1)).date().isoformat()
 TOLD = (Died, RunError, StoreError, OSError)
-ALL = "DRIVETRAIN_ALL_CASES" in os.environ
+ALL = "SWEEP_ALL_CASES" in os.environ
 
 
 class Writer:
     """What an actor does, without a learner: rows that bear the writer's mark, so that two writers never agree."""
 
-    def __init__(self, options: Options, root: str, run_id: str, *_: Any, **__: Any) -> None:
-        self._run = Run.find(Store(options), Layout(root), run_id)
-        self._mark = str(options["model"]["writer"])
+    def __init__(self, store: Store, root: str, run_id: str, *_: Any, **__: Any) -> None:
+        self._run = Run.find(store, Layout(root), run_id)
+        self._mark = str(store.options["model"]["writer"])
 
     def run(self, task: int, upcoming: int | None) -> PartCounts:
         rows = part_of(self._run, task, failed={URIS[1]: "empty"})
