@@ -43,14 +43,15 @@ def promote(
         raise SettingError(f"{info.model_id} is the champion of {source} and scores all of its images already.")
     if is_champion or (scope and challenger and (challenger.model_id, challenger.scope) == (info.model_id, scope)):
         say(f"{info.model_id} is the {'challenger' if scope else 'champion'} of {source} already; nothing to do.")
-        return _said(store, layout, config, source)
+        _end_trial(store, layout, source)
+        return _said(store, layout, source)
     _check_behaviour(store, layout, info.model_id, despite_behaviour)
     about: dict[str, Any] = {"model_id": info.model_id, "sha256": info.sha256}
     if scope:
         name_next(store, layout, source, "challenger", **about, reason="scope", scope=scope)
     else:
         name_next(store, layout, source, "champion", **about, reason="promoted")
-    return _changed(store, layout, config, source)
+    return _changed(store, layout, source)
 
 
 def roll_back(config: Config) -> dict[str, Any]:
@@ -68,7 +69,7 @@ def roll_back(config: Config) -> dict[str, Any]:
     admit_known(store, layout, config, before.sha256)
     about: dict[str, Any] = {"model_id": before.model_id, "sha256": before.sha256, "before": before.number}
     name_next(store, layout, source, "champion", **about, reason="rolled back")
-    return _changed(store, layout, config, source)
+    return _changed(store, layout, source)
 
 
 def withdraw(config: Config) -> dict[str, Any]:
@@ -76,9 +77,9 @@ def withdraw(config: Config) -> dict[str, Any]:
     store, layout, source = _opened(config)
     if challenger_of(store, layout, source) is None:
         say(f"{source} has no challenger; nothing to do.")
-        return _said(store, layout, config, source)
+        return _said(store, layout, source)
     name_next(store, layout, source, "challenger", model_id=None, sha256=None, reason="withdrawn")
-    return _changed(store, layout, config, source)
+    return _changed(store, layout, source)
 
 
 def admit_champion(store: Store, layout: Layout, config: Config) -> LearnerInfo:
@@ -174,17 +175,22 @@ def _how_to_promote(layout: Layout, config: Config, learner: str) -> str:
     return f"drivetrain promote {learner} --root {layout.root} --source {config.the_source()}"
 
 
-def _changed(store: Store, layout: Layout, config: Config, source: str) -> dict[str, Any]:
-    """What follows from a new record: a challenger that is champion now is none any more, and pages show who is."""
-    challenger, champion = (history(store, layout, source, "challenger"), current(store, layout, source, "champion"))
-    if champion and challenger and challenger[-1].model_id == champion.model_id:
-        name_next(store, layout, source, "challenger", model_id=None, sha256=None, reason="became champion")
+def _changed(store: Store, layout: Layout, source: str) -> dict[str, Any]:
+    """What follows from a new record: pages show who it is."""
+    _end_trial(store, layout, source)
     keep_table_current(store, layout, source)
     site.build(store, layout)
-    return _said(store, layout, config, source)
+    return _said(store, layout, source)
 
 
-def _said(store: Store, layout: Layout, config: Config, source: str) -> dict[str, Any]:
+def _end_trial(store: Store, layout: Layout, source: str) -> None:
+    """A challenger that is champion now is none any more; the next rollback must not make it one again."""
+    challenger, champion = current(store, layout, source, "challenger"), current(store, layout, source, "champion")
+    if champion and challenger and challenger.model_id == champion.model_id:
+        name_next(store, layout, source, "challenger", model_id=None, sha256=None, reason="became champion")
+
+
+def _said(store: Store, layout: Layout, source: str) -> dict[str, Any]:
     champion, challenger = current(store, layout, source, "champion"), challenger_of(store, layout, source)
     return {
         "source": source,

@@ -259,6 +259,10 @@ def test_a_challenger_that_became_champion_is_none_even_if_the_command_died_betw
     promote(config_of(layout), IDS["A"], scope="0.1")
     name_next(STORE, layout, "shop", "champion", model_id=IDS["A"], sha256=HASHES["A"], reason="promoted")
     assert challenger_of(STORE, layout, "shop") is None
+    # The same command ends the trial too: else the next rollback would begin it again.
+    promote(config_of(layout), IDS["A"])
+    promote(config_of(layout), IDS["B"])
+    assert challenger_of(STORE, layout, "shop") is None
 
 
 def test_promoting_or_going_back_to_another_leaves_the_challenger(layout: Layout) -> None:

@@ -275,6 +275,7 @@ def test_a_web_server_and_nobody_are_told_apart(world: Path, tmp_path: Path) -> 
         (["--wiat", "doctor"], "--wait"),
         (["score", "--config", "missing.toml"], "missing.toml"),
         (["doctor", "--root", "relative/root"], "a path from / on"),
+        (["nightly", "--root", "/r", "--images", "/i", "--shadow", "new.pkl"], "a path from / on"),
         (["doctor", "--labels", "x"], "--labels"),
         (["doctor", "--storage", "s3.secret=abc"], "looks like a secret"),
     ],
