@@ -15,7 +15,7 @@ from typing import Any
 
 from pydantic import SecretStr
 
-from drivetrain import site
+from drivetrain import cluster, site
 from drivetrain.admit import admit_learner
 from drivetrain.comparing import compare_and_publish, known_comparison, said_of
 from drivetrain.config import Config
@@ -55,6 +55,11 @@ class _Retrained:
     def anew(self) -> bool:
         """Whether comparisons and verdicts are made again."""
         return self.config.reprocess == "all"
+
+    def to_score(self, known: Run | None) -> bool:
+        """Whether there is no run of the new learner yet, or one whose failed images are asked for again."""
+        commit = known.committed() if known else None
+        return commit is None or (self.config.reprocess != "missing" and commit.failed > 0)
 
 
 def rescore_runs(config: Config) -> dict[str, Any]:
@@ -120,24 +125,26 @@ def rescore_nights(config: Config) -> dict[str, Any]:
         name: counting_run(store, layout, source, "night", name, names, but=work.info.model_id) for name in chosen
     }
     pairs = {name: others[name] or runs[-1] for name, runs in chosen.items()}
-    reference = _reference(work, list(pairs.values()))
+    known = {name: _known(work, runs) for name, runs in chosen.items()}
     done: list[dict[str, Any]] = []
-    for name, old in pairs.items():
-        say(f"Night {name} of {source}, {len(done) + 1} of {len(pairs)}")
-        try:
-            done.append(_night(work, old, _known(work, chosen[name])))
-        except (DrivetrainError, OSError):
-            ended = f"{len(done)} of {len(pairs)} nights are done; night {name} ended with an error."
-            say(f"{ended} The same command goes on there.")
-            raise
+    # One connection for all nights: without a cluster of its own each of them would start and end one.
+    with cluster.connected(config.ray_address, config.actors if any(map(work.to_score, known.values())) else 0):
+        reference = _reference(work, list(pairs.values()))
+        for name, old in pairs.items():
+            say(f"Night {name} of {source}, {len(done) + 1} of {len(pairs)}")
+            try:
+                done.append(_night(work, old, known[name]))
+            except (DrivetrainError, OSError):
+                ended = f"{len(done)} of {len(pairs)} nights are done; night {name} ended with an error."
+                say(f"{ended} The same command goes on there.")
+                raise
     site.build(store, layout)
-    too_many = any([night.pop("too_many_failed") for night in done])
+    too_many = [night.pop("too_many_failed") for night in done]
     return {
         "learner": work.info.model_id,
         "nights": done,
         "reference": reference,
-        "too_many_failed": too_many,
-        "reasons": {},
+        "too_many_failed": any(too_many),
     }
 
 
@@ -210,8 +217,7 @@ def _scored(work: _Retrained, old: Run, known: Run | None) -> tuple[Run, str]:
         made = "known" if new.committed() else made
         finish_run(new, work.config)
         return new, made
-    commit = known.committed()
-    if work.config.reprocess != "missing" and commit and commit.failed:
+    if work.to_score(known):
         again = run_to_score(known, work.config.model_copy(update={"retry_failed": True}))
         finish_run(again, work.config)
         return again, "scored"
