@@ -13,7 +13,7 @@ from datetime import date
 from functools import cached_property
 from typing import Any
 
-from drivetrain import site
+from drivetrain import cluster, site
 from drivetrain.admit import admit_learner
 from drivetrain.comparing import compare_and_publish, known_comparison, said_of
 from drivetrain.config import Config
@@ -54,6 +54,11 @@ class _Retrained:
     def anew(self) -> bool:
         """Whether comparisons and verdicts are made again."""
         return self.config.reprocess == "all"
+
+    def to_score(self, known: Run | None) -> bool:
+        """Whether there is no run of the new learner yet, or one whose failed images are asked for again."""
+        commit = known.committed() if known else None
+        return commit is None or (self.config.reprocess != "missing" and commit.failed > 0)
 
 
 def rescore_runs(config: Config) -> dict[str, Any]:
@@ -123,18 +128,21 @@ def rescore_nights(config: Config) -> dict[str, Any]:
         name: counting_run(store, layout, source, "night", name, names, but=work.info.model_id) for name in chosen
     }
     pairs = {name: others[name] or runs[-1] for name, runs in chosen.items()}
+    known = {name: _known(work, runs) for name, runs in chosen.items()}
     if config.dry_run:
-        return _forecast(work, [(old, _known(work, chosen[name])) for name, old in pairs.items()])
-    reference = _reference(work, list(pairs.values()))
+        return _forecast(work, [(old, known[name]) for name, old in pairs.items()])
     done: list[dict[str, Any]] = []
-    for name, old in pairs.items():
-        say(f"Night {name} of {source}, {len(done) + 1} of {len(pairs)}")
-        try:
-            done.append(_night(work, old, _known(work, chosen[name])))
-        except (DrivetrainError, OSError):
-            ended = f"{len(done)} of {len(pairs)} nights are done; night {name} ended with an error."
-            say(f"{ended} The same command goes on there.")
-            raise
+    # One connection for all nights: without a cluster of its own each of them would start and end one.
+    with cluster.connected(config.ray_address, config.actors if any(map(work.to_score, known.values())) else 0):
+        reference = _reference(work, list(pairs.values()))
+        for name, old in pairs.items():
+            say(f"Night {name} of {source}, {len(done) + 1} of {len(pairs)}")
+            try:
+                done.append(_night(work, old, known[name]))
+            except (DrivetrainError, OSError):
+                ended = f"{len(done)} of {len(pairs)} nights are done; night {name} ended with an error."
+                say(f"{ended} The same command goes on there.")
+                raise
     keep_table_current(store, layout, source)
     site.build(store, layout)
     too_many = [night.pop("too_many_failed") for night in done]
@@ -143,7 +151,6 @@ def rescore_nights(config: Config) -> dict[str, Any]:
         "nights": done,
         "reference": reference,
         "too_many_failed": any(too_many),
-        "reasons": {},
     }
 
 
@@ -215,8 +222,7 @@ def _scored(work: _Retrained, old: Run, known: Run | None) -> tuple[Run, str]:
         made = "known" if new.committed() else made
         finish_run(new, work.config)
         return new, made
-    commit = known.committed()
-    if work.config.reprocess != "missing" and commit and commit.failed:
+    if work.to_score(known):
         again = run_to_score(known, work.config.model_copy(update={"retry_failed": True}))
         finish_run(again, work.config)
         return again, "scored"

@@ -178,7 +178,7 @@ def body_and_head(model: nn.Module) -> list[list[nn.Parameter]]:
 
 
 def retrained_head(export: Exported, folder: Path, path: Path, *, frozen_norms: bool = True, size: int = 0) -> Exported:
-    """A learner whose body is that of another, trained on a folder by label: the head alone, or with batch norms as well.
+    """A learner with another one's body, its head trained on a folder by label, batch norms of the body as well or not.
 
     ``size`` adds a Resize to its transforms.
     """

@@ -207,6 +207,7 @@ def test_going_back_is_an_undo(steps: list[str | None]) -> None:
 
 def behaved(layout: Layout, name: str, digest: str, made: str, passed: bool) -> None:
     record = {"model_id": IDS[name], "made": made, "passed": passed, "sentence": "Rotation turns 9 of 40 labels."}
+    record["page"] = layout.behaviour_page(IDS[name], digest)
     STORE.replace(f"{layout.behaviour(IDS[name], digest)}/behaviour.json", to_json(record))
 
 

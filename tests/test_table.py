@@ -26,6 +26,7 @@ from drivetrain.aliases import name_next
 from drivetrain.cli import main
 from drivetrain.errors import SettingError, StoreError
 from drivetrain.members import CURRENT
+from drivetrain.planruns import scope_name
 from drivetrain.run import Run
 from drivetrain.store import Store
 from drivetrain.table import keep_table_current, refresh_table
@@ -102,7 +103,7 @@ def test_only_what_changed_is_written_anew(world: World) -> None:
 def test_references_scopes_and_runs_without_commit_are_no_current_scores(world: World) -> None:
     run = world.night("2026-01-02", range(5))
     world.night("reference-5a5a5a5a", range(50, 60), kind="plan")
-    world.night("2026-01-02-scope-1a2b3c4d", range(2), sha256=NEW, kind="plan")
+    world.night(scope_name("2026-01-02", "0.3"), range(2), sha256=NEW, kind="plan")
     tables.begun(world.store, world.layout, world.plan("2026-01-03", range(5, 9)))
     refresh(world)
     assert world.rows() == truth(run)
@@ -142,7 +143,7 @@ def test_in_its_scope_a_challenger_takes_the_place_of_the_champion_until_it_is_w
     refresh(world)
     nights.append(world.night("2026-01-03", range(10, 20)))
     promote(world, OLD)
-    scoped = world.night("2026-01-02-scope-1a2b3c4d", range(3, 6), sha256=NEW, kind="plan")
+    scoped = world.night(scope_name("2026-01-02", "0.3"), range(3, 6), sha256=NEW, kind="plan")
     refresh(world)
     assert world.rows() == truth(*nights)
     promote(world, NEW, "challenger")
@@ -161,7 +162,7 @@ def test_in_its_scope_a_challenger_takes_the_place_of_the_champion_until_it_is_w
 
 def test_a_scope_of_another_learner_than_the_challenger_counts_for_nothing(world: World) -> None:
     night = world.night("2026-01-02", range(10))
-    world.night("2026-01-02-scope-1a2b3c4d", range(3, 6), sha256=OLD, kind="plan")
+    world.night(scope_name("2026-01-02", "0.3"), range(3, 6), sha256=OLD, kind="plan")
     promote(world, NEW, "challenger", scope="0.3")
     refresh(world)
     assert world.rows() == truth(night)
@@ -196,7 +197,7 @@ def test_whatever_happens_in_whatever_order_the_table_is_what_a_dictionary_would
                 int(Path(uri).stem)
                 for uri in tables.begun(world.store, world.layout, plans[key]).manifest(["uri"])["uri"].to_pylist()
             ]
-            scopes[name] = world.night(f"{name}-scope-1a2b3c4d", part[: len(part) // 2], sha256=NEW, kind="plan")
+            scopes[name] = world.night(scope_name(name, ".*"), part[: len(part) // 2], sha256=NEW, kind="plan")
         refresh(world, file_bytes=chance.choice([20_000, 60_000]), compact=chance.random() < 0.2)
         layers = []
         for plan_key, by_learner in runs.items():
