@@ -7,6 +7,7 @@ from collections.abc import Mapping
 
 # None of them belongs into a command that is shown.
 _SECRET = ("aws_access_key_id", "aws_secret_access_key", "aws_session_token")
+# For Spark 4.0; could not be tried, only the table's files were read in Spark.
 _SPARK = "io.delta:delta-spark_2.13:4.0.0,org.apache.hadoop:hadoop-aws:3.4.1"
 
 

@@ -365,6 +365,7 @@ def test_one_that_finds_the_table_made_meanwhile_adds_no_second_row(
     assert world.rows() == truth(run) and refreshes(world) == 1
 
 
+@pytest.mark.slow
 def test_three_processes_at_once_leave_each_image_once(world: World) -> None:
     runs = [world.night(f"2026-01-{day:02d}", range(5 * day, 5 * day + 10)) for day in range(2, 6)]
     code = f"from drivetrain.table import *; refresh_table(Store(), Layout({world.layout.root!r}), 'shop')"
