@@ -12,6 +12,7 @@ import pandas as pd
 import pytest
 
 import drivetrain
+from drivetrain.admit import inspect_learner
 from drivetrain.cli import JOBS, main
 from drivetrain.config import Config
 from drivetrain.labelfiles import ToLabel, to_csv
@@ -110,6 +111,24 @@ def test_the_lines_that_write_labels_csv(tmp_path: Path) -> None:
     }
     held_out = {fname for fname, (split, _) in labels.items() if split == "held_out"}
     assert held_out == {str(path) for path in dls.valid_ds.items} and len(labels) == 200
+
+
+@pytest.mark.slow
+def test_the_lines_that_retrain_a_head_leave_the_body_as_it_was(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They are run as they stand, but for the pretrained weights, which would be downloaded."""
+    (code,) = (block for block in blocks("python") if "BnFreeze" in block)
+    learners.write_photos(tmp_path / "photos", 24)
+    learn = learners.photos_learner(tmp_path / "photos")
+    learners.train(learn)
+    learners.exported(learn, tmp_path / "export.pkl")
+    monkeypatch.chdir(tmp_path)
+    assert "resnet18, " in code
+    with learn.no_bar(), learn.no_logging():
+        exec(code.replace("resnet18, ", "resnet18, pretrained=False, "), {"dls": learn.dls})
+    old, new = (inspect_learner(Config(learner=str(tmp_path / name))) for name in ("export.pkl", "new.pkl"))
+    assert old["sha256"] != new["sha256"] and old["body"] == new["body"] != ""
 
 
 @pytest.mark.slow

@@ -174,7 +174,8 @@ def test_batch_norms_that_were_trained_make_it_read_the_images(
 def test_other_transforms_make_it_read_the_images(world: World, capsys: pytest.CaptureFixture[str]) -> None:
     train = world.folder / "train"
     resized = learners.retrained_head(world.old, train, world.root.parent / "resized.pkl", size=32)
-    result = rescore_runs(world.config(nights=f"{NIGHTS[1]}..{NIGHTS[1]}", learner=resized.path))
+    config = world.config(nights=f"{NIGHTS[1]}..{NIGHTS[1]}")
+    result = rescore_runs(config.model_copy(update={"learner": resized.path}))
     assert nights_of(result, "made") == ["scored"]
     said = capsys.readouterr().err
     assert "images are prepared otherwise" in said and "Resize" in said
