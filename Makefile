@@ -1,4 +1,4 @@
-# Each command does its set-up: `make demo`, `make test`, `make thorough`. They need Python 3.11 and make.
+# Each command does its set-up: `make demo`, `make demo-loop`, `make test`, `make thorough`. They need Python 3.11 and make.
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 ROOT ?= demo
 # Two files of tests at a time, each on one core.
@@ -7,13 +7,17 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: demo test thorough sweep-even sweep-odd quick check format clean
+.PHONY: demo demo-loop test thorough sweep-even sweep-odd quick check format clean
 .DEFAULT_GOAL := demo
 
 ## Show two nights end to end on real digits (about 5 minutes on 2 cores, after the installation). In a bucket:
 ## make demo ROOT=s3://bucket/prefix STORAGE=s3.endpoint_url=http://127.0.0.1:8333
 demo: $(VENV)/.demo
 	$(BIN)/drivetrain demo --root $(ROOT) $(if $(STORAGE),--storage $(STORAGE))
+
+## Show the whole loop with two sources: a drift, labels, a retrained head, a comparison, a promotion, and a usual night.
+demo-loop: $(VENV)/.demo
+	$(BIN)/drivetrain demo --loop --root $(ROOT) $(if $(STORAGE),--storage $(STORAGE))
 
 ## The tests, with every server they need.
 test: $(VENV)/.dev
