@@ -78,7 +78,8 @@ def show(root: str, options: Options) -> dict[str, Any]:
         step(1, "Train a learner on MNIST digits, as any fastai user would, and export it")
         write(work / "train", train)
         learn, labels = train_learner(work / "train", None)
-        config, _ = write_config(store, base, "first", learn, labels, options)
+        trust = [export_learner(store, base, "first", learn, labels)]
+        config = write_config(store, base, "first", trust, options)
         step(2, "Score the training set: its held-out images are what nights are compared with")
         reference = run("reference", build_and_test_reference, config, images=f"{base}/bucket/train")
         step(3, f"Night {nights[0]}: other MNIST digits")
@@ -89,7 +90,8 @@ def show(root: str, options: Options) -> dict[str, Any]:
         step(5, f"Label {LABELLED} images of that night, retrain with them, export")
         write(work / "train", labelled)
         learn, labels = train_learner(work / "train", learn)
-        retrained, _ = write_config(store, base, "second", learn, labels, options)
+        trust = [export_learner(store, base, "second", learn, labels)]
+        retrained = write_config(store, base, "second", trust, options)
         step(6, "Rescore that night under the new learner, and compare the two")
         again = run("rescore", rescore_run, retrained, run=two["run_id"])
     unseen = scanner.part(LABELLED, len(scanner.names)).truth()
@@ -108,45 +110,37 @@ def show(root: str, options: Options) -> dict[str, Any]:
     }
 
 
-def write_config(
-    store: Store,
-    base: str,
-    name: str,
-    learn: Any,
-    labels: str,
-    options: Options,
-    *,
-    source: str = "digits",
-    images: str | None = None,
-    trust: Sequence[str] = (),
-) -> tuple[Path, str]:
-    """Export a learner and its labels into the bucket, and write the config that its owner would.
-
-    ``trust``: hashes of learners vouched for before. Returns the config file and the export's hash.
-    """
+def export_learner(store: Store, base: str, name: str, learn: Any, labels: str) -> str:
+    """Put a learner's export and its labels file into the bucket; returns the export's hash."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "export.pkl"
         learn.export(path)
         data = path.read_bytes()
     store.replace(f"{base}/bucket/models/{name}.pkl", data)
     store.replace(f"{base}/bucket/models/{name}.csv", labels.encode())
-    vouched = sha256(data).hexdigest()
+    return sha256(data).hexdigest()
+
+
+def write_config(
+    store: Store, base: str, name: str, trust: Sequence[str], options: Options, *, source: str = "", images: str = ""
+) -> Path:
+    """Write the config that the owner of an exported learner would, one file for each source; returns the file."""
     keys = {
         "root": f"{base}/drivetrain",
-        "source": source,
+        "source": source or "digits",
         "images": images or f"{base}/bucket/incoming/{{night:%Y/%m/%d}}",
         "learner": f"{base}/bucket/models/{name}.pkl",
         "labels": f"{base}/bucket/models/{name}.csv",
-        "trust": list(dict.fromkeys([*trust, vouched])),
+        "trust": list(trust),
     }
     lines = [f"{key} = {json.dumps(value)}" for key, value in keys.items()]
     for protocol, settings in options.items():
         lines += [f"[storage.{protocol}]", *(f"{key} = {json.dumps(value)}" for key, value in settings.items())]
     beside = Path(base) if store.is_local(base) else Path("demo") / base.rsplit("/", 1)[-1]
     beside.mkdir(parents=True, exist_ok=True)
-    config = beside / f"{name}.toml"
+    config = beside / f"{name}{f'-{source}' if source else ''}.toml"
     config.write_text("\n".join(lines) + "\n")
-    return config, vouched
+    return config
 
 
 def run(command: str, story: Callable[[Config], dict[str, Any]], file: Path, **flags: Any) -> dict[str, Any]:

@@ -27,6 +27,7 @@ from drivetrain.demo import (
     SEED,
     Digits,
     accuracy,
+    export_learner,
     fit,
     mnist_digits,
     put,
@@ -47,7 +48,7 @@ from drivetrain.told import lines_of
 POST, BANK = "post", "bank"
 TRAIN, AT_POST, AT_BANK = 2400, 250, 600
 # Of the drifted night: images that moved, to train on, and images drawn at random, to hold out.
-MOVED, DRAWN = 150, 350
+MOVED, DRAWN = 240, 300
 NIGHTS = 4
 
 
@@ -65,14 +66,10 @@ class Loop:
     trust: list[str] = field(default_factory=list)
     rows: list[tuple[str, str, float, str]] = field(default_factory=list)
 
-    def config(self, name: str, source: str, learn: Any, labels: str) -> Path:
-        """A config of a source, with a learner that is exported for it; those before stay vouched for."""
+    def config(self, name: str, source: str) -> Path:
+        """A config of a source, with a learner that was exported."""
         images = f"{self.base}/bucket/{source}/{{night:%Y/%m/%d}}"
-        file, sha256 = write_config(
-            self.store, self.base, name, learn, labels, self.options, source=source, images=images, trust=self.trust
-        )
-        self.trust = list(dict.fromkeys([*self.trust, sha256]))
-        return file
+        return write_config(self.store, self.base, name, self.trust, self.options, source=source, images=images)
 
     def arrive(self, source: str, night: int, digits: Digits) -> None:
         """Images arrive in a source's bucket."""
@@ -100,8 +97,8 @@ def show_loop(root: str, options: Options) -> dict[str, Any]:
         train = _fill(loop)
         learn, bank, post, drifted = _usual_then_drift(loop, train)
         queue = _label(loop, bank, drifted)
-        new = _retrain(loop, learn, queue)
-        _beside(loop, new, post)
+        new, again = _retrain(loop, learn, queue)
+        _beside(loop, new, post, (drifted["run_id"], again))
         _promote(loop, new, post)
     names = ("images", "learner", "accuracy", "verdict")
     return {
@@ -131,14 +128,15 @@ def _usual_then_drift(loop: Loop, train: Digits) -> tuple[Any, Path, Path, dict[
     step(1, "Train a learner on MNIST digits; its held-out images are what the nights of both sources are held against")
     write(loop.work / "train", train)
     learn, labels = train_learner(loop.work / "train", None)
-    bank, post = (loop.config(f"first-{source}", source, learn, labels) for source in (BANK, POST))
+    loop.trust.append(export_learner(loop.store, loop.base, "first", learn, labels))
+    bank, post = (loop.config("first", source) for source in (BANK, POST))
     do("reference", build_and_test_reference, bank, images=f"{loop.base}/bucket/train")
     step(2, "A usual night of both")
     for source, config in ((BANK, bank), (POST, post)):
         usual = do("nightly", run_night, config, night=loop.nights[0])
         loop.note(source, 0, "first", usual, usual["verdict"])
     step(3, "The bank gets a second scanner, whose digits the learner never saw; the post office does not")
-    drifted = do("nightly", run_night, bank, night=loop.nights[1])
+    drifted = do("nightly", run_night, bank, night=loop.nights[1], review_size=MOVED)
     usual = do("nightly", run_night, post, night=loop.nights[1])
     loop.note(POST, 1, "first", usual, usual["verdict"])
     return learn, bank, post, drifted
@@ -150,8 +148,6 @@ def _label(loop: Loop, bank: Path, drifted: Mapping[str, Any]) -> pd.DataFrame:
     file, labelled = f"{loop.base}/queue.csv", f"{loop.base}/labelled.csv"
     do("queue", export_queue, bank, run=drifted["run_id"], to="csv", output=file, sample=DRAWN)
     queue = pd.read_csv(io.BytesIO(loop.store.read(file)), dtype={"label": str})
-    moved, drawn = (queue[queue["chosen"] == chosen] for chosen in ("moved", "random"))
-    queue = pd.concat([moved[:MOVED], drawn])
     queue["label"] = [loop.truth[_name(uri)] for uri in queue["fname"]]
     loop.store.replace(labelled, queue.to_csv(index=False).encode())
     do(f"labels import {labelled}", lambda config: import_labels(config, labelled), bank)
@@ -160,15 +156,16 @@ def _label(loop: Loop, bank: Path, drifted: Mapping[str, Any]) -> pd.DataFrame:
     return queue
 
 
-def _retrain(loop: Loop, learn: Any, queue: pd.DataFrame) -> Path:
+def _retrain(loop: Loop, learn: Any, queue: pd.DataFrame) -> tuple[Path, str]:
     step(5, "Train the learner's head on with them: its body stays the same to the bit (train_bn=False, BnFreeze)")
     frame = _frame(loop, learn, queue)
     new = train_head(loop.work, frame, learn)
-    config = loop.config("second-bank", BANK, new, frame.to_csv(index=False))
+    loop.trust.append(export_learner(loop.store, loop.base, "second", new, frame.to_csv(index=False)))
+    config = loop.config("second", BANK)
     step(6, "Rescore the drifted night: the body is the same, so stored embeddings go through the new head")
     do("reference", build_and_test_reference, config, images=f"{loop.base}/bucket/bank-train")
-    do("rescore", rescore_runs, config, nights=f"{loop.nights[1]}..{loop.nights[1]}")
-    return config
+    again = do("rescore", rescore_runs, config, nights=f"{loop.nights[1]}..{loop.nights[1]}")
+    return config, str(again["nights"][0]["run_id"])
 
 
 def _frame(loop: Loop, learn: Any, queue: pd.DataFrame) -> pd.DataFrame:
@@ -197,21 +194,20 @@ def train_head(folder: Path, frame: pd.DataFrame, before: Any) -> Any:
     learn = vision_learner(dls, resnet18, pretrained=False, train_bn=False, cbs=BnFreeze)
     learn.model.load_state_dict(before.model.state_dict())
     learn.freeze()
-    fit(learn, 4, 3e-3)
+    fit(learn, 6, 3e-3)
     return learn
 
 
-def _beside(loop: Loop, new: Path, post: Path) -> None:
+def _beside(loop: Loop, new: Path, post: Path, labelled: tuple[str, str]) -> None:
     step(7, "The next night: the champion scores it, the new learner beside it, and the two are compared")
     shadow = Config.load(new, {}).learner
     night = do("nightly", run_night, new, night=loop.nights[2], shadow=shadow)
     loop.note(BANK, 2, "first", night, night["verdict"])
     usual = do("nightly", run_night, post, night=loop.nights[2])
     loop.note(POST, 2, "first", usual, usual["verdict"])
-    step(8, "Put it to behaviour tests, and look at the comparison's recommendation")
+    step(8, "Put it to behaviour tests, and compare the two on the night that was labelled: what is recommended?")
     do("behave", check_behaviour, new, learner=shadow)
-    runs = night["run_id"], night["shadow_run_id"]
-    do(f"compare {' '.join(runs)}", lambda config: compare_runs(config, *runs), new)
+    do(f"compare {' '.join(labelled)}", lambda config: compare_runs(config, *labelled), new)
 
 
 def _promote(loop: Loop, new: Path, post: Path) -> None:
@@ -231,7 +227,7 @@ def _promote(loop: Loop, new: Path, post: Path) -> None:
 
 def do(words: str, story: Callable[[Config], dict[str, Any]], file: Path, **flags: Any) -> dict[str, Any]:
     """Do what a command does, saying the command and what came out."""
-    typed = "".join(f" --{key} {value}" for key, value in flags.items())
+    typed = "".join(f" --{key.replace('_', '-')} {value}" for key, value in flags.items())
     say(f"$ drivetrain {words} --config {file}{typed}")
     result = story(Config.load(file, {}, **flags))
     for line in lines_of(result):
