@@ -13,7 +13,8 @@ from drivetrain.recommend import ENOUGH_LABELLED, Facts, difference_of, recommen
 TRUTH = Truth(
     measure="accuracy", labelled=1000, by_people=0, old=0.90, new=0.93, difference=0.03, low=0.01, high=0.05, lost=10,
     won=40, p_value=0.001, test="McNemar exact", margin=0.02, needed=1960, needed_flips=196, labelled_flips=100,
-    trained_old=0, trained_new=0, known_training_old=True, known_training_new=True, only_old=0, only_new=0, foreign=0, unreadable=0,
+    trained_old=0, trained_new=0, known_training_old=True, known_training_new=True, only_old=0, only_new=0, foreign=0,
+    unreadable=0,
 )  # fmt: skip
 OK, DRIFT = OwnDrift("ok", "As usual."), OwnDrift("drift", "Not alike.")
 BROKEN = Behaviour("m", "2026-11-25", False, "3 of 12 tests failed.", "/r/behaviour/m/d/index.html")
