@@ -169,7 +169,9 @@ def _parts_with(run: Run, uris: pa.ChunkedArray) -> list[str]:
     for name in sorted(commit.parts if commit else ()):
         path = f"{run.paths.parts}/{name}"
         there = run.store.read_table(path, ["uri"])["uri"]
-        first, last = there[0].as_py(), there[-1].as_py() if len(there) else ("", "")
+        if not len(there):
+            continue
+        first, last = there[0].as_py(), there[-1].as_py()
         if np.searchsorted(wanted, last, "right") > np.searchsorted(wanted, first, "left"):
             found.append(path)
     return found
