@@ -28,6 +28,7 @@ from fastai.vision.all import (
     MSELossFlat,
     MultiCategoryBlock,
     RegressionBlock,
+    Resize,
 )
 from learners import Exported, exported
 from PIL import Image
@@ -254,7 +255,8 @@ def test_images_that_the_champion_was_trained_on_are_left_out(world: World, made
 
 def test_one_image_of_each_group_is_taken(world: World) -> None:
     result = check_behaviour(world.config("steady", group_by=r"-(0[0-2]\d|03)"))
-    assert (result["images"]["n"], result["notes"]) == (31, [])
+    assert (result["images"]["n"], result["images"]["unreadable"]) == (31, 0)
+    assert not any("groups" in note for note in result["notes"])
 
 
 def test_where_groups_are_few_all_images_are_taken_and_it_is_said(world: World) -> None:
@@ -351,6 +353,22 @@ def test_other_inputs_are_other_tests(world: World, change: str) -> None:
     second = check_behaviour(world.config("dim", cases=folder, **more))
     assert second["behaviour"] != first["behaviour"]
     assert latest_behaviour(Store(), Layout(world.root), second["model_id"]) == record_of(second)
+
+
+def test_images_are_enlarged_where_a_learner_brings_them_to_one_size(world: World, made: World) -> None:
+    """To a network of convolutions alone a larger image shows larger things: 83 % of the digits' labels turned."""
+    dls = ImageDataLoaders.from_folder(
+        made.folder / "all", train="train", valid="valid", bs=4, num_workers=0, item_tfms=Resize(32)
+    )
+    resizing = exported(Learner(dls, STEADY, path=world.folder), world.folder / "resizing.pkl")
+    exports = {**world.exports, "resizing": resizing}
+    world = World(world.folder, exports)
+    build_reference(world.config("resizing", images=str(made.folder / "all"), source="again"))
+    result = check_behaviour(world.config("resizing"))
+    assert len(result["perturbations"]) == 11 and result["notes"] == [] and result["passed"]
+    world.crown("steady")
+    beside = check_behaviour(world.config("resizing"))
+    assert len(beside["perturbations"]) == 10 and "not enlarged" in beside["notes"][0], "the champion does not resize"
 
 
 def test_a_killed_command_leaves_no_record(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
