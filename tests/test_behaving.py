@@ -43,6 +43,7 @@ from drivetrain.cli import main
 from drivetrain.errors import SettingError, TrustError
 from drivetrain.layout import Layout
 from drivetrain.store import Store
+from drivetrain.submit import submit_command
 
 DARK, IMAGES = 0.42, 40
 SIZE = (40, 32)
@@ -415,6 +416,12 @@ def test_no_label_or_name_becomes_part_of_the_page(world: World) -> None:
     (folder / "labels.csv").write_text("fname,label\n<img src=x onerror=1>.png,red\n")
     page = Path(check_behaviour(world.config("dim", cases=str(folder)))["page"]).read_text()
     assert "<img src=x" not in page and "&lt;img src=x" in page
+
+
+def test_a_job_takes_no_folder_of_cases_that_means_another_place() -> None:
+    config = Config(root="/root", learner="0123456789ab", cases="cases")
+    with pytest.raises(SettingError, match="cases = 'cases'"):
+        submit_command(["behave", "0123456789ab"], config, None, address=None, insecure=False)
 
 
 @pytest.mark.slow
