@@ -29,7 +29,7 @@ from drivetrain.engine import choose_engine
 from drivetrain.errors import SettingError, StoreError
 from drivetrain.export import LearnerInfo, Task
 from drivetrain.layout import Layout, is_model_id
-from drivetrain.perturbations import PERTURBATIONS
+from drivetrain.perturbations import OF_ANOTHER_SIZE, PERTURBATIONS
 from drivetrain.reference import newest_reference
 from drivetrain.review import thumbnail
 from drivetrain.root import from_json, open_root, to_json
@@ -59,13 +59,17 @@ class Tested:
 
 @dataclass(frozen=True)
 class Sample:
-    """The images that are changed: scored ones of a reference. ``every``: all of them, to prove an engine on."""
+    """The images that are changed, scored ones of a reference, and the names of the changes.
+
+    ``every``: all images of the reference, to prove an engine on.
+    """
 
     reference: str
     held_out: bool
     uris: tuple[str, ...]
     hashes: tuple[str, ...]
     every: tuple[str, ...]
+    changes: tuple[str, ...]
     notes: tuple[str, ...]
 
 
@@ -187,7 +191,16 @@ def _sample(store: Store, layout: Layout, config: Config, info: LearnerInfo, cha
         notes.append("No image of the reference is marked as held out: the learner may know them by heart.")
     rows = rows.slice(0, config.behaviour_images)
     uris, hashes = (tuple(rows[name].to_pylist()) for name in ("uri", "content_hash"))
-    return Sample(reference.run_id, reference.held_out, uris, hashes, every, tuple(notes))
+    changes = tuple(PERTURBATIONS)
+    if not all(_resizes(each) for each in (info, champion) if each):
+        changes = tuple(name for name in changes if name != OF_ANOTHER_SIZE)
+        notes.append("Images are not enlarged: without a Resize in its transforms a learner takes size for content.")
+    return Sample(reference.run_id, reference.held_out, uris, hashes, every, changes, tuple(notes))
+
+
+def _resizes(info: LearnerInfo) -> bool:
+    """Whether a learner brings images of any size to its own: fastai's Resize or RandomResizedCrop."""
+    return any("Resize" in each for each in info.transforms)
 
 
 def _firsts(values: Sequence[Any]) -> list[int]:
@@ -215,7 +228,7 @@ def _tested(store: Store, layout: Layout, config: Config, info: LearnerInfo, sam
 def _digest(learner: Tested, champion: Tested | None, sample: Sample, cases: Sequence[Case]) -> str:
     """What went in: the same gives the same record."""
     key = [
-        BEHAVIOUR_SCHEMA, sorted(zip(sample.uris, sample.hashes, strict=True)), list(PERTURBATIONS), RULE,
+        BEHAVIOUR_SCHEMA, sorted(zip(sample.uris, sample.hashes, strict=True)), sample.changes, RULE,
         [asdict(case) for case in cases], learner.settings, champion and [champion.info.sha256, champion.settings],
         sample.notes,
     ]  # fmt: skip
@@ -232,7 +245,7 @@ def _asked(
 ) -> tuple[Answers, Answers | None]:
     """What the learner says, and the champion where there is one."""
     asked = [each for each in both if each]
-    total = len(asked) * (len(sample.uris) * (1 + len(PERTURBATIONS)) + len(cases))
+    total = len(asked) * (len(sample.uris) * (1 + len(sample.changes)) + len(cases))
     with Counting("Behaviour tests", total) as progress, cluster.connected(config.ray_address, config.actors):
         learner, *champion = [_answers(store, layout, config, each, sample, cases, progress) for each in asked]
     return learner, champion[0] if champion else None
@@ -251,7 +264,7 @@ def _answers(
     from drivetrain.plant import Planter, Planting, PlantSettings
 
     info = tested.info
-    changes = [Planting(sample.uris, change) for change in PERTURBATIONS.values()]
+    changes = [Planting(sample.uris, PERTURBATIONS[name]) for name in sample.changes]
     plantings = (Planting(sample.uris, None), Planting(tuple(case.uri for case in cases), None), *changes)
     settings = PlantSettings(
         store.options, layout.root, info.sha256, tested.settings, info.embedding_size, plantings,
@@ -267,7 +280,7 @@ def _answers(
     errors = {i: (row["error"], row["error_text"]) for i, row in enumerate(own.to_pylist()) if row["status"] != "ok"}
     return Answers(
         _said(before, info.task),
-        {name: _said(rows, info.task) for name, rows in zip(PERTURBATIONS, after, strict=True)},
+        {name: _said(rows, info.task) for name, rows in zip(sample.changes, after, strict=True)},
         _said(own, info.task),
         errors,
     )
@@ -374,7 +387,7 @@ def _broke(
 ) -> list[dict[str, Any]]:
     """The images on which the answer of either learner turned, change by change."""
     broke = []
-    for name in PERTURBATIONS:
+    for name in sample.changes:
         for row, place in enumerate(scored):
             mine = _turn(answers, name, place, stayed[name][row])
             other = _turn(beside, name, place, champion_stayed[name][row]) if beside and champion_stayed else None

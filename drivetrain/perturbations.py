@@ -71,3 +71,5 @@ PERTURBATIONS: dict[str, Change] = {
     "resized to 75 % and back": partial(resized, share=0.75, back=True),
     "enlarged to 150 %": partial(resized, share=1.5, back=False),
 }
+# An image of another size is another image to a learner that does not bring all of them to one.
+OF_ANOTHER_SIZE = "enlarged to 150 %"
