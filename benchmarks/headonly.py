@@ -4,7 +4,7 @@
 
 FOLDER holds photos, which are linked under so many names as there are to be images. The new learner is the old one
 with another head, as training with frozen batch norms leaves it. Both are timed in this process, after torch has been
-imported and the learners are known, from the frozen plan to the commit. The table goes to stdout and to headonly.md
+imported, from the frozen plan to the commit; both open the learner. The table goes to stdout and to headonly.md
 beside this file.
 """
 
@@ -24,8 +24,8 @@ import numpy as np
 from tables import heading, publish, table
 
 ABOUT = (
-    "One process (`--actors 0`), a local disk. The time of its start, of importing torch and of opening the learner is "
-    "left out; both read the frozen manifest and end with the commit."
+    "One process (`--actors 0`), a local disk. Its start and the import of torch are left out; opening the learner, reading "
+    "the frozen manifest, and the commit are not."
 )
 
 

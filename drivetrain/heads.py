@@ -6,6 +6,7 @@ step that differs, or can't be compared, and the images are read.
 """
 
 from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -98,16 +99,28 @@ class HeadScorer:
         assert record.made_from is not None, "a run that is made from another one's embeddings"
         self._old = Run.find(store, layout, record.made_from)
         self._learner = open_for_run(store, layout, record, vouched=vouched, one_thread=one_thread, gpu=gpu)
+        self._ahead = ThreadPoolExecutor(1)
+        self._expected: tuple[int, Future[pa.Table]] | None = None
 
     def run(self, task: int, upcoming: int | None = None) -> PartCounts:
-        """Make one shard's part of the old one. Raises RunError when that holds other images than the manifest."""
-        images, rows = self._run.shard(task), self._old.part(task)
+        """Make one shard's part of the old one; read and compute the upcoming one while this one is written.
+
+        Raises RunError when the old part holds other images than the manifest.
+        """
+        expected, self._expected = self._expected, None
+        rows = expected[1].result() if expected and expected[0] == task else self._rows(task)
+        if upcoming is not None:
+            self._expected = (upcoming, self._ahead.submit(self._rows, upcoming))
+        return self._run.save_part(task, rows)
+
+    def _rows(self, shard: int) -> pa.Table:
+        images, rows = self._run.shard(shard), self._old.part(shard)
         if not rows["uri"].equals(images["uri"]):
             raise RunError(
-                f"{self._old.paths.part(task)} holds other images than the manifest of {self._run.record.run_id}. "
+                f"{self._old.paths.part(shard)} holds other images than the manifest of {self._run.record.run_id}. "
                 "Read the images instead: the same command with   --full"
             )
-        return self._run.save_part(task, self._with_new_head(rows, images))
+        return self._with_new_head(rows, images)
 
     def steps(
         self, task: int, first: int | None, without: frozenset[int]

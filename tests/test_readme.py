@@ -127,7 +127,8 @@ def test_the_lines_that_retrain_a_head_leave_the_body_as_it_was(
     assert "resnet18, " in code
     with learn.no_bar(), learn.no_logging():
         exec(code.replace("resnet18, ", "resnet18, pretrained=False, "), {"dls": learn.dls})
-    old, new = (inspect_learner(Config(learner=str(tmp_path / name))) for name in ("export.pkl", "new.pkl"))
+    paths = (tmp_path / "export.pkl", Path(learn.path) / "new.pkl")
+    old, new = (inspect_learner(Config(learner=str(path))) for path in paths)
     assert old["sha256"] != new["sha256"] and old["body"] == new["body"] != ""
 
 

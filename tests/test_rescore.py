@@ -402,16 +402,20 @@ def test_the_command_prints_one_json_object(world: World) -> None:
     assert failed.exit_code == 3 and json.loads(failed.stdout)["too_many_failed"]
 
 
+@pytest.mark.thorough
 def test_on_ray_actors_as_a_job_does_it(world: World) -> None:
-    command = [sys.executable, "-m", "drivetrain.cli", "rescore", "--json", "--root", str(world.root), "--all"]
-    command += ["--learner", world.head.path, "--source", "digits", "--actors", "2"]
+    only = f"{NIGHTS[0]}..{NIGHTS[0]}"
+    command = [sys.executable, "-m", "drivetrain.cli", "rescore", "--json", "--root", str(world.root)]
+    command += ["--nights", only, "--learner", world.head.path, "--source", "digits", "--actors", "2"]
     with world.without_images():
         done = subprocess.run(command, capture_output=True, text=True, timeout=240, check=False)
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout)
-    assert nights_of(found, "made") == ["head only"] * 3
-    here = rescore_runs(world.config(all=True, run=None))
-    assert nights_of(here, "run_id") == nights_of(found, "run_id") and nights_of(here, "made") == ["known"] * 3
+    assert nights_of(found, "made") == ["head only"]
+    rows = world.rows(found["nights"][0]["run_id"])
+    here = rescore_runs(world.config(nights=only))
+    assert nights_of(here, "run_id") == nights_of(found, "run_id") and nights_of(here, "made") == ["known"]
+    assert len(rows) == 201 and rows["uri"].equals(world.rows(world.old_runs()[0].record.run_id)["uri"])
 
 
 def test_a_learner_admitted_before_bodies_were_told_is_opened(world: World) -> None:
