@@ -36,8 +36,10 @@ from drivetrain.obstore_reader import delta_options, reader_of
 AT_ONCE = 16
 # Of an object that is written piece by piece.
 WRITTEN_AT_ONCE = 16 * 1024**2
-# A Prometheus takes a file for metrics only if it is sent as text.
-mimetypes.add_type("text/plain", ".prom")
+# A Prometheus takes a file for metrics only if it is sent as text. A map of our own: whoever calls mimetypes.init, as
+# some library does, takes from the shared one what others added to it.
+KINDS = mimetypes.MimeTypes()
+KINDS.add_type("text/plain", ".prom")
 
 Entry = Mapping[str, Any]
 Item = TypeVar("Item")
@@ -446,7 +448,7 @@ def _os_errors() -> Iterator[None]:
 
 def _content_type(fs: Any, uri: str) -> dict[str, str]:
     """What S3 must be told for a browser to show a page instead of saving it."""
-    kind = mimetypes.guess_type(uri)[0] if "s3" in fs.protocol else None
+    kind = KINDS.guess_type(uri)[0] if "s3" in fs.protocol else None
     return {"ContentType": kind} if kind else {}
 
 
