@@ -16,7 +16,7 @@ from drivetrain.errors import REASONS
 from drivetrain.root import open_root
 from drivetrain.run import Run
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.thorough
 
 MOST_REASONS = 10
 

@@ -19,7 +19,7 @@ from servers import RayCluster, S3Server, fetch
 
 from drivetrain.store import Store
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.thorough
 
 HERE = Path(__file__).parent.parent
 

@@ -26,7 +26,7 @@ from drivetrain.root import open_root
 from drivetrain.run import Run
 from drivetrain.store import Store
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.thorough
 
 FIRST, SECOND, EMPTY = date(2026, 11, 20), date(2026, 11, 21), date(2026, 11, 23)
 

@@ -18,7 +18,7 @@ from servers import poll
 from drivetrain import cluster, pool
 from drivetrain.errors import RunError
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.thorough
 
 
 @dataclass
