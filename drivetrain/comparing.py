@@ -142,7 +142,8 @@ def _said(layout: Layout, record: dict[str, Any]) -> dict[str, Any]:
         "flips": record["flipped"],
         "truth": record["truth"],
         "worst_slice": _worst_slice(record),
-        "recommendation": record["recommendation"],
+        # A list, as it is read back from the file.
+        "recommendation": record["recommendation"] | {"reasons": list(record["recommendation"]["reasons"])},
         "comparison": f"{layout.comparison(record['old'], record['new'])}/index.html",
     }
 

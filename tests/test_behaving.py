@@ -442,7 +442,7 @@ def test_the_page_shows_what_broke_and_asks_nobody(world: World) -> None:
     assert page.stat().st_size < 300_000
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 def test_a_job_of_a_cluster_finds_what_this_process_finds(made: World, tmp_path: Path, ray_cluster: RayCluster) -> None:
     found = []
     for name in ("here", "there"):

@@ -176,7 +176,7 @@ def test_time_goes_by_rounds_of_shards_over_the_actors(nights: tuple[Store, Layo
     assert _seconds([], None) == 0.0
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 def test_on_a_bucket_and_on_two_actors(
     s3: S3Server, tmp_path: Path, digits_export: learners.Exported, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -155,7 +155,7 @@ class Asked:
             raise AssertionError(f"{error}; the last answer was {last}") from None
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 def test_every_query_gives_the_numbers_of_the_jobs(ray_cluster: RayCluster, tmp_path: Path) -> None:
     with prometheus_server([f"127.0.0.1:{ray_cluster.metrics_port}"]) as prometheus:
         ask = Asked(prometheus)

@@ -24,6 +24,8 @@ GENUINE = (
     "resnet18", "xresnet18", "timm convnext_atto", "label function", "lambda", "name function", "regex", "from_df",
     "multi-label", "regression", "grey", "fp16", "augmented and normalised", "focal loss",
 )  # fmt: skip
+# Those that `make test` takes.
+SHARE = {"lambda", "multi-label", "grey"}
 # Code of one's own is what vouching is for: the guard lets it run.
 OWN_CODE = {
     "INST of a class of one's own", "NEWOBJ", "NEWOBJ_EX", "BUILD with __setstate__", "SETITEM with __setitem__",
@@ -50,12 +52,15 @@ def outputs(learn: Any, paths: list[Path]) -> np.ndarray[Any, Any]:
     return found
 
 
-@pytest.mark.parametrize("name", GENUINE)
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=() if name in SHARE else pytest.mark.thorough) for name in GENUINE]
+)
 def test_a_genuine_learner_passes_the_guard(name: str, photos: list[Path], tmp_path: Path) -> None:
     path = Path(learners.exported(zoo.ZOO[name](photos), tmp_path / "export.pkl").path)
     np.testing.assert_array_equal(outputs(load_vouched(path.read_bytes()), photos), outputs(load_learner(path), photos))
 
 
+@pytest.mark.thorough
 def test_code_of_the_training_script_passes_and_what_is_missing_of_it_is_a_name(
     photos: list[Path], tmp_path: Path
 ) -> None:

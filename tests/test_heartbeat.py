@@ -125,7 +125,7 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 def test_a_second_command_waits_and_other_settings_are_refused(
     tmp_path: Path, digits_export: learners.Exported, photos: Path
 ) -> None:
@@ -153,7 +153,7 @@ def test_a_second_command_waits_and_other_settings_are_refused(
     assert {path: path.read_bytes() for path in kept} == kept
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 def test_sigterm_is_no_success_is_told_and_resumed(
     tmp_path: Path, digits_export: learners.Exported, photos: Path
 ) -> None:

@@ -86,6 +86,7 @@ def read(folder: Path, names: set[str]) -> list[dict[str, Any]]:
     return found
 
 
+@pytest.mark.thorough
 def test_nothing_runs_from_a_file_that_nobody_vouched_for(harmful: tuple[Path, set[str]], marks: Path) -> None:
     folder, names = harmful
     found = read(folder, names)

@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import click
 import learners
 import numpy as np
 import pandas as pd
@@ -24,6 +25,7 @@ from faulty import faulty_proxy
 from nodes import Nodes
 from servers import S3Server
 
+from drivetrain.cli import main
 from drivetrain.layout import Layout
 from drivetrain.store import Store
 
@@ -67,7 +69,7 @@ class World:
         """Type a command; with ``kill`` its driver is killed at that write, and the command typed again."""
         command = [sys.executable, "-m", "drivetrain.cli", *words, "--root", f"{self.bucket}/{root}"]
         command += ["--storage", f"s3.endpoint_url={self.endpoint}"]
-        flags = subprocess.run([*command[:3], *words[:2], "--help"], capture_output=True, text=True, check=False).stdout
+        flags = {flag for option in command_of(words).params for flag in option.opts}
         command += [each for pair in pairs(SETTINGS + where) if pair[0] in flags for each in pair]
         for at in [kill, ""] if kill else [""]:
             process = subprocess.Popen(
@@ -79,6 +81,11 @@ class World:
             assert process.returncode == (-signal.SIGKILL if at else 0), f"{words}, killed at {at!r}:\n{err}"
         found: dict[str, Any] = json.loads(out.splitlines()[-1])
         return found
+
+
+def command_of(words: tuple[str, ...]) -> click.Command:
+    found = main.commands[words[0]]
+    return found.commands[words[1]] if isinstance(found, click.Group) else found
 
 
 def pairs(words: tuple[str, ...]) -> list[tuple[str, ...]]:

@@ -53,6 +53,7 @@ def no_large_file() -> None:
     resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))
 
 
+@pytest.mark.thorough
 def test_a_disk_without_room_for_a_part(digits_export: learners.Exported, digits: Path, tmp_path: Path) -> None:
     root = tmp_path / "root"
     assert score(digits_export, digits, root, "--name", "other")[0] == 0, "the learner is known from here on"

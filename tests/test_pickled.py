@@ -121,7 +121,9 @@ def refused(data: bytes) -> str:
     return said
 
 
-@pytest.mark.parametrize("trick", NETWORKS)
+@pytest.mark.parametrize(
+    "trick", [pytest.param(name, marks=pytest.mark.thorough if "bomb" in name else ()) for name in NETWORKS]
+)
 def test_a_hostile_network_is_refused_and_nothing_runs(trick: str, learn: Learner) -> None:
     network = NETWORKS[trick]()
     if trick == "annotations to be evaluated":

@@ -277,6 +277,7 @@ def test_a_hostile_label_fetches_and_runs_nothing(found: Findings, tmp_path: Pat
     assert "![x](http://evil.example/a.png)" in seen.text, "it is shown to the letter"
 
 
+@pytest.mark.thorough
 def test_evidentlys_own_measure_stands_beside_ours_when_asked(
     found: Findings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

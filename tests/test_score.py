@@ -115,6 +115,7 @@ def test_md5_is_verified_where_the_store_gives_one(s3: S3Server, exported: learn
     assert rows_of(config, score_images(config)["run_id"])["verified"].all()
 
 
+@pytest.mark.thorough
 def test_an_outage_stops_a_run_that_the_same_command_finishes(
     s3: S3Server, exported: learners.Exported, digits: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -237,6 +238,7 @@ def test_what_changes_or_goes_after_the_listing_is_told(exported: learners.Expor
     assert result["reasons"] == {"vanished": 1, "changed": 1}
 
 
+@pytest.mark.thorough
 def test_failed_images_are_scored_again_and_only_those(
     s3: S3Server, exported: learners.Exported, digits: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

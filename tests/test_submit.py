@@ -130,6 +130,7 @@ def test_a_driver_that_came_by_another_way_says_that_its_cluster_is_open(
     print(f"\nAn open cluster: {warning}")
 
 
+@pytest.mark.thorough
 def test_a_job_with_the_token_gives_its_result_and_its_code(ray_cluster: RayCluster, world: Path) -> None:
     """From a folder that is not the config's: what travels is the file, and nothing beside it."""
     (world / "work").mkdir()
@@ -150,6 +151,7 @@ def test_a_job_with_the_token_gives_its_result_and_its_code(ray_cluster: RayClus
     print(f"\nexit codes with --wait: done {done.code}, wrong setting {wrong.code}")
 
 
+@pytest.mark.thorough
 def test_a_job_that_is_stopped_is_not_done(ray_cluster: RayCluster, world: Path) -> None:
     with waiting(ray_cluster, world, "stopped") as (process, job):
         subprocess.run(["ray", "job", "stop", job], env=ray_cluster.env, capture_output=True, check=True)
