@@ -24,8 +24,8 @@ import numpy as np
 from tables import heading, publish, table
 
 ABOUT = (
-    "One process (`--actors 0`), a local disk. Its start and the import of torch are left out; opening the learner, reading "
-    "the frozen manifest, and the commit are not."
+    "One process (`--actors 0`), a local disk. Its start and the import of torch are left out; opening the learner, "
+    "reading the frozen manifest, and the commit are not."
 )
 
 

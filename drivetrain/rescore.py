@@ -81,9 +81,9 @@ def rescore_runs(config: Config) -> dict[str, Any]:
 def rescore_run(config: Config) -> dict[str, Any]:
     """Score an old run's images again under the config's learner, and compare the two runs.
 
-    Needs ``root``, ``learner``, ``run``. Returns the job's result with ``comparison`` (the page), ``agreement`` and
-    ``made``; for a night whose new learner has a reference, the new verdict too. The same config again resumes.
-    Raises SettingError when the run is not committed, or is this learner's own.
+    Needs ``root``, ``learner``, ``run``. Returns the job's result with ``comparison`` (the page) and ``agreement``; for
+    a night whose new learner has a reference, or can have the old one's, the new verdict too. The same config again
+    resumes. Raises SettingError when the run is not committed, or is this learner's own.
     """
     _, _, run_id = config.need("root", "learner", "run")
     store, layout = open_root(config, existing=True)
@@ -97,8 +97,8 @@ def rescore_run(config: Config) -> dict[str, Any]:
         raise SettingError(f"Run {run_id} was made by this very learner with these settings. Give the new --learner.")
     if record.kind == "night":
         _reference(work, [old])
-    new, made = _scored(work, old, known)
-    result = result_of(new) | _judged(work, new) | _compared(work, old, new) | {"made": made}
+    new, _ = _scored(work, old, known)
+    result = result_of(new) | _judged(work, new) | _compared(work, old, new)
     site.build(store, layout)
     return result
 
