@@ -80,10 +80,10 @@ def rescore_runs(config: Config) -> dict[str, Any]:
 def rescore_run(config: Config) -> dict[str, Any]:
     """Score an old run's images again under the config's learner, and compare the two runs.
 
-    Needs ``root``, ``learner``, ``run``. Returns the job's result with ``comparison`` (the page), ``agreement`` and
-    ``made``; for a night whose new learner has a reference, the new verdict too. The same config again resumes.
-    With ``dry_run`` it returns a forecast and writes nothing. Raises SettingError when the run is not committed, or is
-    this learner's own.
+    Needs ``root``, ``learner``, ``run``. Returns the job's result with ``comparison`` (the page) and ``agreement``; for
+    a night whose new learner has a reference, or can have the old one's, the new verdict too. The same config again
+    resumes. With ``dry_run`` it returns a forecast and writes nothing. Raises SettingError when the run is not
+    committed, or is this learner's own.
     """
     _, _, run_id = config.need("root", "learner", "run")
     store, layout = open_root(config, existing=True, dry_runs=True)
@@ -99,9 +99,9 @@ def rescore_run(config: Config) -> dict[str, Any]:
         return _forecast(work, [(old, known)])
     if record.kind == "night":
         _reference(work, [old])
-    new, made = _scored(work, old, known)
+    new, _ = _scored(work, old, known)
     keep_table_current(store, layout, record.source)
-    result = result_of(new) | _judged(work, new) | _compared(work, old, new) | {"made": made}
+    result = result_of(new) | _judged(work, new) | _compared(work, old, new)
     site.build(store, layout)
     return result
 

@@ -253,7 +253,8 @@ def test_a_range_takes_its_nights_oldest_first_and_one_run_alone_its_own(world: 
     part = rescore_runs(world.config(nights=f"{NIGHTS[1]}..2026-12-24"))
     assert nights_of(part, "night") == list(NIGHTS[1:])
     one = rescore_runs(world.config(run=world.old_runs()[0].record.run_id))
-    assert one["made"] == "head only" and one["rows"] == 201
+    assert world.run(one["run_id"]).record.head_only and one["rows"] == 201
+    assert rescore_run(world.config(run=world.old_runs()[0].record.run_id)) == one
     every = rescore_runs(world.config(all=True))
     assert nights_of(every, "night") == list(NIGHTS) and nights_of(every, "made") == ["known"] * 3
     assert every["nights"][0]["run_id"] == one["run_id"] and every["nights"][0]["agreement"] == one["agreement"]
