@@ -43,8 +43,8 @@ def promote(
         raise SettingError(f"{info.model_id} is the champion of {source} and scores all of its images already.")
     if is_champion or (scope and challenger and (challenger.model_id, challenger.scope) == (info.model_id, scope)):
         say(f"{info.model_id} is the {'challenger' if scope else 'champion'} of {source} already; nothing to do.")
-        _end_trial(store, layout, source)
-        return _said(store, layout, source)
+        # All the same: the command that made it so may have been ended before readers saw it.
+        return _changed(store, layout, source)
     _check_behaviour(store, layout, info.model_id, despite_behaviour)
     about: dict[str, Any] = {"model_id": info.model_id, "sha256": info.sha256}
     if scope:
@@ -77,7 +77,7 @@ def withdraw(config: Config) -> dict[str, Any]:
     store, layout, source = _opened(config)
     if challenger_of(store, layout, source) is None:
         say(f"{source} has no challenger; nothing to do.")
-        return _said(store, layout, source)
+        return _changed(store, layout, source)
     name_next(store, layout, source, "challenger", model_id=None, sha256=None, reason="withdrawn")
     return _changed(store, layout, source)
 

@@ -176,8 +176,7 @@ KILLS = {
     "shadow": "comparison.json",
     "compare": "comparison.json",
     "behave": "behaviour.json",
-    "promote": "/aliases/champion/",
-    "table": "/_delta_log/",
+    "promote": "/_delta_log/",
 }
 # Of a result what says when, where or in which of two starts.
 PASSING = {
