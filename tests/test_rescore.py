@@ -129,14 +129,18 @@ def test_a_new_head_gives_what_the_images_give_and_reads_none(world: World) -> N
         for name in ("confidence", "margin", "entropy", "energy"):
             one, another = (rows.filter(pa.array(ok))[name].to_numpy() for rows in (found, wanted))
             assert np.allclose(one, another, atol=1e-2), name
-        labels += [a == b for a, b in zip(found["label"].to_pylist(), wanted["label"].to_pylist(), strict=True)]
+        same = np.array(found["label"].to_pylist()) == np.array(wanted["label"].to_pylist())
+        # No rounding of embeddings turns what is not a tie.
+        assert same[ok][wanted["margin"].to_numpy(zero_copy_only=False)[ok] > 2e-3].all()
+        labels += same.tolist()
         assert set(found["model_id"].to_pylist()) == {alone["learner"]}
         assert set(found["run_id"].to_pylist()) == {night["run_id"]}
         record = world.run(night["run_id"]).record
         assert record.made_from == record.rescore_of == record.settings["head_of"] == old.record.run_id
         assert world.run(other["run_id"]).record.made_from is None
         assert night["run_id"] != other["run_id"]
-    assert np.mean(labels) >= 0.999
+    # One tie in 321 images may turn here; benchmarks/headonly.py counts over 20,000.
+    assert sum(labels) >= len(labels) - 1
     after = world.files()
     assert {path: after[path] for path in before} == before, "nothing of the old learner is touched"
 
