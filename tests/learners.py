@@ -192,5 +192,5 @@ def retrained_head(export: Exported, folder: Path, path: Path, *, frozen_norms: 
         cbs=BnFreeze() if frozen_norms else None,
     )  # fmt: skip
     learn.freeze()
-    train(learn, 2, 1e-2)
+    train(learn, 8, 1e-2)
     return exported(learn, path)

@@ -13,7 +13,6 @@ from typing import Any
 import learners
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 import pytest
 from click.testing import CliRunner
 
@@ -130,18 +129,18 @@ def test_a_new_head_gives_what_the_images_give_and_reads_none(world: World) -> N
         for name in ("confidence", "margin", "entropy", "energy"):
             one, another = (rows.filter(pa.array(ok))[name].to_numpy() for rows in (found, wanted))
             assert np.allclose(one, another, atol=1e-2), name
-        labels += [a == b for a, b in zip(found["label"].to_pylist(), wanted["label"].to_pylist(), strict=True)]
-        # Embeddings are stored rounded: that turns the label of an image alone whose two best classes are level.
-        turned = pc.and_(pa.array(ok), pc.not_equal(found["label"], wanted["label"]))
-        assert all(margin < 2e-3 for margin in wanted.filter(turned)["margin"].to_pylist())
+        same = np.array(found["label"].to_pylist()) == np.array(wanted["label"].to_pylist())
+        # No rounding of embeddings turns what is not a tie.
+        assert same[ok][wanted["margin"].to_numpy(zero_copy_only=False)[ok] > 2e-3].all()
+        labels += same.tolist()
         assert set(found["model_id"].to_pylist()) == {alone["learner"]}
         assert set(found["run_id"].to_pylist()) == {night["run_id"]}
         record = world.run(night["run_id"]).record
         assert record.made_from == record.rescore_of == record.settings["head_of"] == old.record.run_id
         assert world.run(other["run_id"]).record.made_from is None
         assert night["run_id"] != other["run_id"]
-    # A few hundred images: one may be level. The benchmark has 20,000.
-    assert sum(not same for same in labels) <= 1
+    # One tie in 321 images may turn here; benchmarks/headonly.py counts over 20,000.
+    assert sum(labels) >= len(labels) - 1
     after = world.files()
     assert {path: after[path] for path in before} == before, "nothing of the old learner is touched"
 
