@@ -393,7 +393,7 @@ def test_a_server_that_does_not_start_shows_its_log(tmp_path: Path) -> None:
         process.wait_until(lambda: False, "is ready")
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 def test_the_cluster_refuses_who_has_no_token(ray_cluster: RayCluster) -> None:
     submit = [f"{Path(sys.executable).parent}/ray", "job", "list"]
     known = subprocess.run(submit, env=ray_cluster.env, capture_output=True, text=True, timeout=60)
@@ -404,7 +404,7 @@ def test_the_cluster_refuses_who_has_no_token(ray_cluster: RayCluster) -> None:
         assert "AuthenticationError" in stranger.stderr
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 def test_a_job_runs_with_the_tests_python_and_keys(ray_cluster: RayCluster, tmp_path: Path) -> None:
     (tmp_path / "job.py").write_text(
         "import os, sys, ray\n"

@@ -60,7 +60,7 @@ def unseen(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
 
 
 # What `make test` takes: one of each kind. Training all of them takes minutes.
-SHARE = {"resnet18", "mobilenet_v3_small", "timm vit_tiny", "from_df", "multi-label", "regression", "grey", "CropPad"}
+SHARE = {"resnet18", "mobilenet_v3_small", "from_df", "multi-label", "regression", "grey", "CropPad"}
 
 
 @pytest.fixture(
