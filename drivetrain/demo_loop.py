@@ -146,7 +146,7 @@ def _label(loop: Loop, bank: Path, drifted: Mapping[str, Any]) -> pd.DataFrame:
     """The queue goes out and comes back; its labels are known here."""
     step(4, f"People label {MOVED} images that moved, and {DRAWN} drawn at random, which tell the night's accuracy")
     file, labelled = f"{loop.base}/queue.csv", f"{loop.base}/labelled.csv"
-    do("queue", export_queue, bank, run=drifted["run_id"], to="csv", output=file, sample=DRAWN)
+    do("queue", export_queue, bank, run=drifted["run_id"], to="csv", output=file, sample=DRAWN, said=("run",))
     queue = pd.read_csv(io.BytesIO(loop.store.read(file)), dtype={"label": str})
     queue["label"] = [loop.truth[_name(uri)] for uri in queue["fname"]]
     loop.store.replace(labelled, queue.to_csv(index=False).encode())
@@ -206,7 +206,7 @@ def _beside(loop: Loop, new: Path, post: Path, labelled: tuple[str, str]) -> Non
     usual = do("nightly", run_night, post, night=loop.nights[2])
     loop.note(POST, 2, "first", usual, usual["verdict"])
     step(8, "Put it to behaviour tests, and compare the two on the night that was labelled: what is recommended?")
-    do("behave", check_behaviour, new, learner=shadow)
+    do("behave", check_behaviour, new, learner=shadow, said=("learner",))
     do(f"compare {' '.join(labelled)}", lambda config: compare_runs(config, *labelled), new)
 
 
@@ -225,10 +225,13 @@ def _promote(loop: Loop, new: Path, post: Path) -> None:
     do("nights", lambda config: {"nights": [each.record() for each in list_nights(config)], "learners": {}}, new)
 
 
-def do(words: str, story: Callable[[Config], dict[str, Any]], file: Path, **flags: Any) -> dict[str, Any]:
-    """Do what a command does, saying the command and what came out."""
-    typed = "".join(f" --{key.replace('_', '-')} {value}" for key, value in flags.items())
-    say(f"$ drivetrain {words} --config {file}{typed}")
+def do(
+    words: str, story: Callable[[Config], dict[str, Any]], file: Path, *, said: tuple[str, ...] = (), **flags: Any
+) -> dict[str, Any]:
+    """Do what a command does, saying the command and what came out. ``said``: flags that are typed without their name."""
+    bare = "".join(f" {flags[key]}" for key in said)
+    typed = "".join(f" --{key.replace('_', '-')} {value}" for key, value in flags.items() if key not in said)
+    say(f"$ drivetrain {words}{bare} --config {file}{typed}")
     result = story(Config.load(file, {}, **flags))
     for line in lines_of(result):
         say(line)
