@@ -15,7 +15,7 @@ PIP := $(BIN)/pip install --quiet --disable-pip-version-check --constraint const
 demo: $(VENV)/.demo
 	$(BIN)/drivetrain demo --root $(ROOT) $(if $(STORAGE),--storage $(STORAGE))
 
-## Show the whole loop with two sources: a drift, labels, a retrained head, a comparison, a promotion, and a usual night.
+## Show the whole loop with two sources: drift, labels, a retrained head, comparison, promotion, a usual night (4 minutes).
 demo-loop: $(VENV)/.demo
 	$(BIN)/drivetrain demo --loop --root $(ROOT) $(if $(STORAGE),--storage $(STORAGE))
 

@@ -228,7 +228,7 @@ def _promote(loop: Loop, new: Path, post: Path) -> None:
 def do(
     words: str, story: Callable[[Config], dict[str, Any]], file: Path, *, said: tuple[str, ...] = (), **flags: Any
 ) -> dict[str, Any]:
-    """Do what a command does, saying the command and what came out. ``said``: flags that are typed without their name."""
+    """Do what a command does, saying the command and what came out. ``said``: flags typed without their name."""
     bare = "".join(f" {flags[key]}" for key in said)
     typed = "".join(f" --{key.replace('_', '-')} {value}" for key, value in flags.items() if key not in said)
     say(f"$ drivetrain {words}{bare} --config {file}{typed}")
