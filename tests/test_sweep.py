@@ -36,7 +36,13 @@ URIS = [each.uri for each in IMAGES]
 # The table of nights has a line for each day since the first night.
 NIGHT = (datetime.now(UTC) - timedelta(days=1)).date().isoformat()
 TOLD = (Died, RunError, StoreError, OSError)
-ALL = "SWEEP_ALL_CASES" in os.environ
+# The share of all cases that is taken: 1 of `make sweep`, less of `make thorough`; of `make test` the fewest.
+SHARE = float(os.environ.get("SWEEP_SHARE", "0"))
+FEWEST = 100
+
+
+def number_of(every: int) -> int:
+    return max(FEWEST, round(SHARE * every))
 
 
 class Writer:
@@ -125,16 +131,16 @@ def calls_of_a_command() -> int:
     return world.calls
 
 
-def cases(most: int) -> list[tuple[tuple[int, Fault], tuple[int, Fault]]]:
+def cases() -> list[tuple[tuple[int, Fault], tuple[int, Fault]]]:
     points = list(product(range(calls_of_a_command()), FAULTS))
     every = list(product(points, points))
-    return every if ALL else Random(0).sample(every, most)
+    return Random(0).sample(every, number_of(len(every)))
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("half", [0, 1], ids=["even", "odd"])
 def test_a_command_that_dies_at_any_call_twice_loses_nothing(half: int) -> None:
-    chosen = cases(100)[half::2]
+    chosen = cases()[half::2]
     looks = 0
     for first, second in chosen:
         world = World()
@@ -150,7 +156,7 @@ def test_a_command_that_dies_at_any_call_twice_loses_nothing(half: int) -> None:
 @pytest.mark.slow
 def test_two_commands_at_once_make_one_run_in_any_order() -> None:
     """Half of the time one of the two dies as well, or loses a reply."""
-    number = 4000 if ALL else 100
+    number = number_of(4000)
     most = 2 * calls_of_a_command()
     looks = 0
     for seed in range(number):
@@ -171,7 +177,7 @@ def test_two_commands_at_once_make_one_run_in_any_order() -> None:
 @pytest.mark.slow
 def test_gc_beside_a_resume_takes_the_run_whole_or_not_at_all() -> None:
     """The run is half done, gc is told to remove it, and its command goes on with it, in any order."""
-    number = 2000 if ALL else 100
+    number = number_of(2000)
     ends = {"committed": 0, "told": 0}
     for seed in range(number):
         world = World()
