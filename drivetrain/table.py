@@ -165,7 +165,7 @@ def _refreshed(store: Store, layout: Layout, source: str, compact: bool, file_by
     # commit is refused if another refresh came since.
     table = _open(store, uri)
     sizes = _sizes(table)
-    state = _state(table, sizes)
+    state = _state(store, uri, table, sizes)
     known = state or _State()
     now = members_of(store, layout, source, known.members)
     if table is None:
@@ -352,14 +352,30 @@ def _sizes(table: "DeltaTable | None") -> dict[str, int]:
     return {each["path"]: each["size_bytes"] for each in _adds(table)}
 
 
-def _state(table: "DeltaTable | None", sizes: dict[str, int]) -> _State | None:
+def _state(store: Store, uri: str, table: "DeltaTable | None", sizes: dict[str, int]) -> _State | None:
     """What the table's last refresh says that it holds, or None if that is not what its files are."""
-    record: str | None = None
-    for commits in (1, LOOK_BACK):
-        if table and record is None:
-            record = next((entry[APP] for entry in table.history(commits) if APP in entry), None)
+    record = next(_records(store, uri, table), None) if table else None
     state = _State.of(record) if record else None
     return state if state and state.files.keys() == sizes.keys() else None
+
+
+def _records(store: Store, uri: str, table: "DeltaTable") -> Iterator[str]:
+    """What the last commits say of us, newest first.
+
+    Their files are read here: deltalake's own history keeps Python's lock while it waits for the store, and neither a
+    heartbeat nor anything else of this process moves meanwhile.
+    """
+    newest = table.version()
+    for number in range(newest, max(-1, newest - LOOK_BACK), -1):
+        try:
+            lines = store.read(f"{uri}/_delta_log/{number:020d}.json").splitlines()
+        except FileNotFoundError:
+            # Cleaned up by somebody's log retention.
+            return
+        for line in lines:
+            about = json.loads(line).get("commitInfo") or {}
+            if APP in about:
+                yield about[APP]
 
 
 def _vacuum(store: Store, uri: str) -> int:
@@ -371,7 +387,7 @@ def _vacuum(store: Store, uri: str) -> int:
     if not table.vacuum(dry_run=True, full=True):
         return 0
     # Along with the record of what the table holds: a cleaned up log may keep the last commit alone.
-    state = _state(table, _sizes(table))
+    state = _state(store, uri, table, _sizes(table))
     properties = CommitProperties({APP: state.record()}) if state else None
     return len(table.vacuum(dry_run=False, full=True, commit_properties=properties))
 
