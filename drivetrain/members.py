@@ -6,7 +6,6 @@ newest plan counts, since that read it last. Where a challenger has a scope, its
 than the night and older than the next one: its rows take the place of the champion's, and of nothing else.
 """
 
-import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -19,16 +18,15 @@ from drivetrain.errors import RunError
 from drivetrain.images import merged, uris, without
 from drivetrain.layout import Layout
 from drivetrain.manifest import find_plan, manifest_images
-from drivetrain.planruns import counting_run, scope_run
+from drivetrain.planruns import counting_run, is_scope_name, scope_run
 from drivetrain.run import Run
 from drivetrain.schema import row_schema
 from drivetrain.store import Store, in_turn, several_at_once
 
 # Those of any learner, whatever the length of its embeddings.
 CURRENT = row_schema(0).append(pa.field("night", pa.string()))
-# Plans that are no stream of images: training sets, and the part of a night that a challenger scores.
+# Plans of training sets, which are no stream of images.
 _REFERENCE = "reference-"
-_SCOPE = re.compile(r"(.+)-scope-[^-]+")
 
 
 @dataclass(frozen=True)
@@ -91,8 +89,7 @@ def _aliases(store: Store, layout: Layout, source: str) -> Any:
 def _members_of(store: Store, layout: Layout, source: str, before: Members) -> Members:
     among = store.names(layout.runs)
     nights, plans = store.names(layout.nights(source)), store.names(layout.plans(source, "plan"))
-    scopes = [name for name in plans if _SCOPE.fullmatch(name)]
-    streams = [name for name in plans if name not in scopes and not name.startswith(_REFERENCE)]
+    streams = [name for name in plans if not is_scope_name(name) and not name.startswith(_REFERENCE)]
     named = [("night", name) for name in nights] + [("plan", name) for name in streams]
     challenger = challenger_of(store, layout, source)
 

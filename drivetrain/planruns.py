@@ -4,6 +4,7 @@ Knows plans, runs, the champion and the challenger. Does not know what rows say.
 """
 
 import hashlib
+import re
 from collections.abc import Iterable
 
 from drivetrain.aliases import Alias, current
@@ -54,6 +55,11 @@ def counting_run(
 def scope_name(night: str, scope: str) -> str:
     """The name of the plan that holds a night's images in a scope. Its kind is ``plan``, its manifest the night's."""
     return f"{night}-scope-{hashlib.sha256(scope.encode()).hexdigest()[:8]}"
+
+
+def is_scope_name(name: str) -> bool:
+    """Whether a plan's name is one that `scope_name` makes."""
+    return re.fullmatch(r".+-scope-[0-9a-f]{8}", name) is not None
 
 
 def scope_run(
