@@ -18,7 +18,7 @@ import numpy as np
 import pyarrow as pa
 
 from drivetrain import cluster, pool, site, stability
-from drivetrain.admit import admit_learner
+from drivetrain.admit import admit_known
 from drivetrain.aliases import current
 from drivetrain.bundle import GROUPING, groups_of
 from drivetrain.cases import Answer, Case, check_cases, read_cases
@@ -26,9 +26,10 @@ from drivetrain.config import Config
 from drivetrain.console import Counting, busy, say
 from drivetrain.doctor import check_first
 from drivetrain.engine import choose_engine
-from drivetrain.errors import SettingError, StoreError
+from drivetrain.errors import SettingError
 from drivetrain.export import LearnerInfo, Task
-from drivetrain.layout import Layout, is_model_id
+from drivetrain.layout import Layout
+from drivetrain.named import known_id, named_learner
 from drivetrain.perturbations import OF_ANOTHER_SIZE, PERTURBATIONS
 from drivetrain.reference import newest_reference
 from drivetrain.review import thumbnail
@@ -87,17 +88,18 @@ class Answers:
 
 
 def check_behaviour(config: Config) -> dict[str, Any]:
-    """Test the behaviour of the config's learner (an export, or the id of a model in the root), champion beside it.
+    """Test the behaviour of the config's learner, with the champion beside it.
 
-    Needs ``root``, ``learner``. Returns behaviour.json without the images that broke, and its uri as ``behaviour``.
-    The same config again finds the record there, unless images, cases, champion or settings changed.
-    Raises SettingError when there is no reference to take images from, or for a case that can't be used.
+    Needs ``root``, ``learner``: an export, or the id of a learner in the root or of a run of it. Returns behaviour.json
+    without the images that broke, and its uri as ``behaviour``. The same config again finds the record there, unless
+    images, cases, champion or settings changed. Raises SettingError when there is no reference to take images from, or
+    for a case that can't be used.
     """
-    config.need("root", "learner")
+    _, learner = config.need("root", "learner")
     store, layout = open_root(config, existing=True)
-    config = _with_export(store, layout, config)
-    check_first(config.model_copy(update={"images": None}))
-    info = admit_learner(store, layout, config)
+    known = known_id(store, layout, learner)
+    check_first(config.model_copy(update={"images": None, "learner": layout.export(known) if known else learner}))
+    info = named_learner(store, layout, config, learner)
     other = _champion(store, layout, config, info)
     cases = read_cases(store, store.normalise(config.cases)) if config.cases else ()
     check_cases(cases, [info, *([other] if other else [])])
@@ -118,19 +120,6 @@ def check_behaviour(config: Config) -> dict[str, Any]:
     return short | {"behaviour": layout.behaviour_record(info.model_id, digest)}
 
 
-def _with_export(store: Store, layout: Layout, config: Config) -> Config:
-    """The config with an export as learner, where it names a model of the root."""
-    (learner,) = config.need("learner")
-    if not is_model_id(learner):
-        return config
-    if not store.exists(layout.export(learner)):
-        known = ", ".join(store.names(f"{layout.root}/models")) or "none"
-        raise SettingError(
-            f"No model {learner} under {layout.root}; there: {known}. Give an export.pkl, or one of them."
-        )
-    return config.model_copy(update={"learner": layout.export(learner)})
-
-
 def _champion(store: Store, layout: Layout, config: Config, info: LearnerInfo) -> LearnerInfo | None:
     """The champion to stand beside a learner: that of the config's source, or the only one under the root.
 
@@ -138,19 +127,13 @@ def _champion(store: Store, layout: Layout, config: Config, info: LearnerInfo) -
     """
     named = config.source or config.images
     sources = [config.the_source()] if named else store.names(layout.sources)
-    found = {source: alias.model_id for source in sources if (alias := current(store, layout, source, "champion"))}
+    found = {source: alias.sha256 for source in sources if (alias := current(store, layout, source, "champion"))}
     if len(set(found.values())) > 1:
         raise SettingError(
             f"The sources have different champions ({', '.join(found)}). Say which source: --source {next(iter(found))}"
         )
-    model_id = next(iter(found.values()), None)
-    if model_id is None or model_id == info.model_id:
-        return None
-    export = layout.export(model_id)
-    champion = admit_learner(store, layout, config.model_copy(update={"learner": export}))
-    if champion.model_id != model_id:
-        raise StoreError(f"{export} is not the learner that it was copied from; the copy is damaged. Copy it back.")
-    return champion
+    sha256 = next(iter(found.values()), None)
+    return None if sha256 in (None, info.sha256) else admit_known(store, layout, config, sha256)
 
 
 def _sample(store: Store, layout: Layout, config: Config, info: LearnerInfo, champion: LearnerInfo | None) -> Sample:

@@ -16,10 +16,10 @@ from drivetrain.console import say
 from drivetrain.doctor import check_first
 from drivetrain.errors import DrivetrainError, SettingError, TrustError
 from drivetrain.export import LearnerInfo, read_export
-from drivetrain.layout import Layout, is_model_id
+from drivetrain.layout import Layout
+from drivetrain.named import named_learner
 from drivetrain.nights import nights_table
-from drivetrain.root import open_root
-from drivetrain.run import Run
+from drivetrain.root import open_root, to_json
 from drivetrain.store import Store
 from drivetrain.table import keep_table_current
 
@@ -57,11 +57,17 @@ def promote(
 def roll_back(config: Config) -> dict[str, Any]:
     """Make the champion before this one the champion again. Doing so twice goes further back, not to and fro.
 
+    After one that was ended halfway it is done to its end, and goes no further.
+
     Needs ``root`` and ``source``. Returns champion and challenger; the challenger stays. Raises SettingError when there
     was no champion before, LearnerError when its export is gone or another, TrustError when nobody vouches for it now.
     """
     store, layout, source = _opened(config)
     records = history(store, layout, source, "champion")
+    if records and _halfway(store, layout, records[-1]):
+        now = records[-1].model_id
+        say(f"The rollback to {now} was ended halfway; it is done now. To go further back, type the same again.")
+        return _changed(store, layout, source)
     before = one_before(records)
     if before is None or before.sha256 is None:
         now = f"{records[-1].model_id} is the first" if records else "it has none yet; its first night makes one"
@@ -106,27 +112,6 @@ def admit_champion(store: Store, layout: Layout, config: Config) -> LearnerInfo:
             f"{champion.model_id} is the champion of {source}. {error}\n"
             f"Or make another one champion:   {_how_to_promote(layout, config, 'LEARNER')}"
         ) from error
-
-
-def named_learner(store: Store, layout: Layout, config: Config, word: str) -> LearnerInfo:
-    """The learner that a model_id, the id of a committed run, or the path or uri of an export.pkl stands for.
-
-    Raises SettingError, naming the learners that the root knows, if it is none of them.
-    """
-    if is_model_id(word) and store.exists(layout.export(word)):
-        return admit_known(store, layout, config, word)
-    if "/" not in word and store.exists(layout.run(word).record):
-        run = Run.find(store, layout, word)
-        if run.committed() is None:
-            raise SettingError(f"The run {word} is not committed yet. Run its own command again to finish it.")
-        return admit_known(store, layout, config, run.record.sha256)
-    if store.exists(store.normalise(word)):
-        return admit_learner(store, layout, config.model_copy(update={"learner": word}))
-    known = ", ".join(store.names(f"{layout.root}/models")) or "none"
-    raise SettingError(
-        f"No learner {word!r}: expected the id of one under {layout.root}/models, of a committed run, or an export.pkl "
-        f"that learn.export() wrote. The root knows: {known}."
-    )
 
 
 def _opened(config: Config) -> tuple[Store, Layout, str]:
@@ -180,7 +165,15 @@ def _changed(store: Store, layout: Layout, source: str) -> dict[str, Any]:
     _end_trial(store, layout, source)
     keep_table_current(store, layout, source)
     site.build(store, layout)
+    champion = current(store, layout, source, "champion")
+    if champion and _halfway(store, layout, champion):
+        store.create(layout.shown(source, "champion", champion.number), to_json(champion.record()))
     return _said(store, layout, source)
+
+
+def _halfway(store: Store, layout: Layout, record: Alias) -> bool:
+    """Whether a record is of a rollback that readers were perhaps not shown to the end."""
+    return record.before is not None and not store.exists(layout.shown(record.source, record.alias, record.number))
 
 
 def _end_trial(store: Store, layout: Layout, source: str) -> None:

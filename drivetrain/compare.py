@@ -46,6 +46,7 @@ class Known:
     task: str = "single_label"
     models: tuple[str, str] = ("old", "new")
     source: str = "source"
+    root: str = "root"
     vocabs: tuple[Sequence[str], Sequence[str]] = ((), ())
     people: Mapping[str, str] = field(default_factory=dict)
     training: tuple[Training | None, Training | None] = (None, None)
@@ -85,6 +86,7 @@ def compare(old_id: str, new_id: str, old: pa.Table, new: pa.Table, known: Known
         run_new=new_id,
         model_new=known.models[1],
         source=known.source,
+        root=known.root,
         images=len(pairs),
         scored_by_both=len(scored),
         only_old=_count(pc.and_(ok_old, pc.invert(ok_new))),

@@ -118,6 +118,7 @@ def _compared(store: Store, layout: Layout, old: Run, new: Run) -> Comparison:
         task=before.task,
         models=(before.model_id, now.model_id),
         source=now.source,
+        root=layout.root,
         vocabs=(before.vocab, now.vocab),
         people=evidence.labels_of(store, layout, old, new),
         training=(evidence.training_of(store, layout, old), evidence.training_of(store, layout, new)),

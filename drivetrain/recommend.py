@@ -23,6 +23,7 @@ class Facts:
     run_new: str
     model_new: str
     source: str
+    root: str
     images: int
     scored_by_both: int
     only_old: int
@@ -85,7 +86,7 @@ def _decided(facts: Facts) -> tuple[Word, str, str]:
         why, following = doubt
         return "look", f"Look: the new learner is right more often on labelled images, but {why}.", following
     sentence = "Promote the new learner: it is right more often on labelled images, and nothing speaks against it."
-    return "promote", sentence, f"drivetrain promote {facts.model_new} --source {facts.source}"
+    return "promote", sentence, f"drivetrain promote {facts.model_new} --root {facts.root} --source {facts.source}"
 
 
 def _failed_behaviour(facts: Facts, behaviour: Behaviour) -> tuple[Word, str, str]:
@@ -109,13 +110,14 @@ def _label_more(facts: Facts, why: str) -> tuple[Word, str, str]:
     if truth.needed_flips is not None and 0 < truth.needed_flips < truth.needed:
         enough = truth.needed_flips < facts.flipped
         few += f", or {f'about {truth.needed_flips:,}' if enough else f'all {facts.flipped:,}'} of those that changed"
-    return "label more", f"Label more: {why}; {few}.", f"drivetrain queue {facts.run_new} --to csv"
+    return "label more", f"Label more: {why}; {few}.", f"drivetrain queue {facts.run_new} --root {facts.root} --to csv"
 
 
 def _doubt(facts: Facts) -> tuple[str, str] | None:
     """What speaks against a learner that is better, and what to type."""
     if not facts.truth.known_training_new:
-        following = "drivetrain reference --learner NEW.pkl --images TRAINING_SET --labels labels.csv"
+        of = f"--root {facts.root} --learner NEW.pkl --images TRAINING_SET --labels labels.csv"
+        following = f"drivetrain reference {of}"
         return "nobody knows whether it was trained on these: it has no reference that says so", following
     if facts.classes_removed:
         few = ", ".join(repr(word) for word in facts.classes_removed[:5])

@@ -10,7 +10,6 @@ import pyarrow as pa
 from drivetrain import site
 from drivetrain.admit import admit_known
 from drivetrain.aliases import challenger_of, in_scope
-from drivetrain.champion import named_learner
 from drivetrain.comparing import compare_and_publish, known_comparison, said_of
 from drivetrain.config import Config
 from drivetrain.console import say
@@ -19,6 +18,7 @@ from drivetrain.export import LearnerInfo
 from drivetrain.images import Images
 from drivetrain.layout import Layout
 from drivetrain.manifest import Plan, find_plan, freeze, manifest_images
+from drivetrain.named import named_learner
 from drivetrain.planruns import scope_name
 from drivetrain.run import Run
 from drivetrain.score import begin_run, finish_run

@@ -104,7 +104,9 @@ def night_line(night: dict[str, Any]) -> str:
     """One line of the table of nights."""
     word = " ".join(each for each in (night["verdict"], night["state"] if night["state"] != "done" else "") if each)
     lever = " ".join(dict.fromkeys(each for each in (night["lever"], night["command"]) if each))
-    return f"{night['source']}  {night['night']}  {word:8}  {night['images']:>9,} images  {lever}"
+    told = next((each for each in night["realised"] if each["chosen"] != "moved"), None)
+    right = f"{told['accuracy']:.0%} of {told['labelled']:,} labelled right  " if told else ""
+    return f"{night['source']}  {night['night']}  {word:8}  {night['images']:>9,} images  {right}{lever}"
 
 
 def _rescored(result: dict[str, Any]) -> list[str]:

@@ -214,7 +214,7 @@ def test_without_any_reference_it_says_what_to_build(world: World) -> None:
 def test_a_model_of_the_root_is_named_by_its_id(world: World) -> None:
     result = check_behaviour(world.config("steady", learner=world.exports["dim"].sha256[:12]))
     assert result["model_id"] == world.exports["dim"].sha256[:12]
-    with pytest.raises(SettingError, match="No model 0123456789ab"):
+    with pytest.raises(SettingError, match="No learner '0123456789ab'"):
         check_behaviour(world.config("steady", learner="0123456789ab"))
 
 

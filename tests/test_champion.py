@@ -165,6 +165,26 @@ def test_going_back_twice_goes_further_back(layout: Layout) -> None:
     assert len(said(layout)) == 5
 
 
+def test_a_rollback_ended_before_readers_saw_it_is_ended_and_goes_no_further(
+    layout: Layout, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = config_of(layout, trust=tuple(HASHES.values()))
+    for name in "ABC":
+        promote(config, IDS[name])
+
+    def killed(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr("drivetrain.champion.keep_table_current", killed)
+        with pytest.raises(KeyboardInterrupt):
+            roll_back(config)
+    assert champion(layout) == "B"
+    assert roll_back(config)["champion"]["model_id"] == IDS["B"]
+    assert len(said(layout)) == 4
+    assert roll_back(config)["champion"]["model_id"] == IDS["A"]
+
+
 def test_what_was_gone_back_from_is_not_gone_back_to(layout: Layout) -> None:
     config = config_of(layout, trust=tuple(HASHES.values()))
     promote(config, IDS["A"])

@@ -65,7 +65,7 @@ def test_a_challenger_that_is_right_more_often_is_recommended_with_what_to_type(
     found = published(layout, old, new)
     assert (found.truth.old, found.truth.new) == (pytest.approx(120 / 149), 1)
     assert found.recommendation.do == "promote"
-    assert found.recommendation.next == f"drivetrain promote {NEW[:12]} --source shop"
+    assert found.recommendation.next == f"drivetrain promote {NEW[:12]} --root {layout.root} --source shop"
 
 
 def test_images_of_the_new_training_set_are_left_out_by_name_and_by_their_bytes(layout: Layout) -> None:

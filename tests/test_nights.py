@@ -33,6 +33,7 @@ from drivetrain.nights import (
 from drivetrain.root import to_json
 from drivetrain.run import Run
 from drivetrain.store import Store
+from drivetrain.told import night_line
 
 SILENT = OLD.total_seconds() / 60
 NIGHT = date(2026, 1, 10)
@@ -607,3 +608,14 @@ def test_a_trend_has_at_most_30_nights_the_newest_ones(layout: Layout) -> None:
 def test_a_named_plan_is_a_trend_of_its_own(layout: Layout) -> None:
     closed(layout, a_plan(layout, yesterday(3)))
     assert len(trend_of(STORE, layout, "shop", "plan", tonight("backfill"))) == 1
+
+
+def test_a_line_of_a_night_says_how_many_labelled_images_are_right_where_they_speak_for_the_night() -> None:
+    def line(*realised: dict[str, Any]) -> str:
+        night = Night("shop", "2026-01-10", "done", "drift", 600, 0, "label and retrain", "r", realised=realised)
+        return night_line(night.record())
+
+    moved = {"chosen": "moved", "labelled": 50, "accuracy": 0.2}
+    drawn = {"chosen": "random", "labelled": 1200, "accuracy": 0.875}
+    assert "right" not in line() + line(moved)
+    assert line(moved, drawn).endswith("600 images  88% of 1,200 labelled right  label and retrain")

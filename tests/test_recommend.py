@@ -30,9 +30,9 @@ NONE = replace(TRUTH, labelled=0, old=None, new=None, difference=None, low=None,
 
 def facts(**changes: Any) -> Facts:
     about: dict[str, Any] = {
-        "run_old": "shop-1-old", "run_new": "shop-1-new", "model_new": "abc123abc123", "source": "shop", "images": 5000,
-        "scored_by_both": 5000, "only_old": 0, "agreement": 0.9, "flipped": 500, "classes_removed": (), "truth": TRUTH,
-        "drift_old": OK, "drift_new": OK, "slices": (), "behaviour": PASSED,
+        "run_old": "shop-1-old", "run_new": "shop-1-new", "model_new": "abc123abc123", "source": "shop", "root": "/r",
+        "images": 5000, "scored_by_both": 5000, "only_old": 0, "agreement": 0.9, "flipped": 500,
+        "classes_removed": (), "truth": TRUTH, "drift_old": OK, "drift_new": OK, "slices": (), "behaviour": PASSED,
     }  # fmt: skip
     return Facts(**about | changes)
 
@@ -82,8 +82,8 @@ def test_agreement_alone_never_promotes() -> None:
 
 
 def test_what_to_type_next() -> None:
-    assert recommend(facts()).next == "drivetrain promote abc123abc123 --source shop"
-    assert recommend(facts(truth=UNSURE)).next == "drivetrain queue shop-1-new --to csv"
+    assert recommend(facts()).next == "drivetrain promote abc123abc123 --root /r --source shop"
+    assert recommend(facts(truth=UNSURE)).next == "drivetrain queue shop-1-new --root /r --to csv"
     assert recommend(facts(truth=WORSE)).next == ""
     assert recommend(facts(truth=replace(TRUTH, known_training_new=False))).next.startswith("drivetrain reference ")
 

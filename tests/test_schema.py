@@ -17,23 +17,23 @@ seeded = settings(derandomize=True, database=None, deadline=None)
 @seeded
 @given(FLOAT32)
 @example(0.0)
-@example(1 + 2**-11)
-@example(-(1 + 3 * 2**-11))
-def test_rounding_is_off_by_at_most_2_to_the_minus_11(value: float) -> None:
+@example(1 + 2**-13)
+@example(-(1 + 3 * 2**-13))
+def test_rounding_is_off_by_at_most_2_to_the_minus_13(value: float) -> None:
     (rounded,) = round_mantissa(np.array([value], np.float32)).tolist()
-    assert abs(rounded - value) <= abs(value) * 2**-11
+    assert abs(rounded - value) <= abs(value) * 2**-13
 
 
 @seeded
 @given(FLOAT32)
-def test_rounding_leaves_10_bits_of_mantissa_and_is_idempotent(value: float) -> None:
+def test_rounding_leaves_12_bits_of_mantissa_and_is_idempotent(value: float) -> None:
     once = round_mantissa(np.array([value], np.float32))
-    assert not (once.view(np.uint32) & 0x1FFF).any()
+    assert not (once.view(np.uint32) & 0x7FF).any()
     np.testing.assert_array_equal(round_mantissa(once), once)
 
 
 def test_rounding_is_half_to_even() -> None:
-    step = 2.0**-10
+    step = 2.0**-12
     values = np.array([1 + step / 2, 1 + 3 * step / 2, 1 + step * 0.51, 1 + step * 0.49], np.float32)
     np.testing.assert_array_equal(round_mantissa(values), np.array([1, 1 + 2 * step, 1 + step, 1], np.float32))
 
@@ -51,7 +51,7 @@ def test_rounding_keeps_shape_type_and_its_argument() -> None:
         rounded = round_mantissa(view)
         assert rounded.shape == view.shape
         assert rounded.dtype == np.float32
-        np.testing.assert_allclose(rounded, view, rtol=2**-11)
+        np.testing.assert_allclose(rounded, view, rtol=2**-13)
     np.testing.assert_array_equal(values, before)
 
 

@@ -266,7 +266,7 @@ class ExportedLearner:
     def predict_from(self, embeddings: npt.NDArray[np.float32]) -> Predictions:
         """What the head makes of stored embeddings (n, d), of a learner with the same body. No image is needed.
 
-        They are stored with the mantissa rounded to 10 bits, so that probabilities differ a little from those of the
+        They are stored with the mantissa rounded to 12 bits, so that probabilities differ a little from those of the
         images. Raises LearnerError when the head can't be run alone.
         """
         with torch.inference_mode():
