@@ -95,11 +95,11 @@ def check_behaviour(config: Config) -> dict[str, Any]:
     images, cases, champion or settings changed. Raises SettingError when there is no reference to take images from, or
     for a case that can't be used.
     """
-    _, learner = config.need("root", "learner")
+    _, named = config.need("root", "learner")
     store, layout = open_root(config, existing=True)
-    known = known_id(store, layout, learner)
-    check_first(config.model_copy(update={"images": None, "learner": layout.export(known) if known else learner}))
-    info = named_learner(store, layout, config, learner)
+    known = known_id(store, layout, named)
+    check_first(config.model_copy(update={"images": None, "learner": layout.export(known) if known else named}))
+    info = named_learner(store, layout, config, named)
     other = _champion(store, layout, config, info)
     cases = read_cases(store, store.normalise(config.cases)) if config.cases else ()
     check_cases(cases, [info, *([other] if other else [])])

@@ -167,13 +167,13 @@ def _changed(store: Store, layout: Layout, source: str) -> dict[str, Any]:
     site.build(store, layout)
     champion = current(store, layout, source, "champion")
     if champion and _halfway(store, layout, champion):
-        store.create(layout.shown(source, "champion", champion.number), to_json(champion.record()))
+        store.create(layout.shown(source, champion.number), to_json(champion.record()))
     return _said(store, layout, source)
 
 
 def _halfway(store: Store, layout: Layout, record: Alias) -> bool:
     """Whether a record is of a rollback that readers were perhaps not shown to the end."""
-    return record.before is not None and not store.exists(layout.shown(record.source, record.alias, record.number))
+    return record.before is not None and not store.exists(layout.shown(record.source, record.number))
 
 
 def _end_trial(store: Store, layout: Layout, source: str) -> None:

@@ -29,7 +29,7 @@ replaceable    derived from what was created once; may be written again at any t
       …/<name>/<model_id>/NNNN/pictures/1.jpg                 replaceable    thumbnails for a chat, with site_url
     <root>/sources/<source>/accepted/<reference>/<run_id>.json              created once   a night accepted as usual
     <root>/sources/<source>/aliases/{champion,challenger}/NNNN.json         created once   who is it; the highest counts
-      …/champion/NNNN.shown                                   created once   a rollback that readers were shown
+    <root>/sources/<source>/aliases/champion/NNNN.shown       created once   a rollback that readers were shown
     <root>/sources/<source>/labels/<sha256>.parquet           created once   labels of people, one import a file
     <root>/sources/<source>/drawn/{night,plan}-<name>/<sha256>.parquet      created once   images drawn to be labelled
     <root>/sources/<source>/alerts/NNNN.json                  created once   what a chat is told, before it is posted
@@ -272,9 +272,9 @@ class Layout:
         """One numbered record of an alias."""
         return f"{self.aliases(source, alias)}/{number:04d}.json"
 
-    def shown(self, source: str, alias: str, number: int) -> str:
-        """What says that readers were shown what follows from a record of an alias; one of a rollback has it."""
-        return f"{self.aliases(source, alias)}/{number:04d}.shown"
+    def shown(self, source: str, number: int) -> str:
+        """What says that readers were shown what follows from a record of a champion, a rollback."""
+        return f"{self.aliases(source, 'champion')}/{number:04d}.shown"
 
     def labels(self, source: str) -> str:
         """The folder of the labels that people gave a source's images."""

@@ -218,6 +218,12 @@ def test_a_model_of_the_root_is_named_by_its_id(world: World) -> None:
         check_behaviour(world.config("steady", learner="0123456789ab"))
 
 
+def test_a_run_stands_for_the_learner_that_made_it(world: World) -> None:
+    reference = check_behaviour(world.config("steady"))["images"]["reference"]
+    result = check_behaviour(world.config("dim", learner=reference))
+    assert result["model_id"] == world.exports["steady"].sha256[:12]
+
+
 def test_a_champion_that_nobody_vouched_for_is_not_opened(world: World) -> None:
     world.crown("steady")
     with pytest.raises(TrustError, match=f"--trust {world.exports['steady'].sha256}"):
