@@ -69,7 +69,7 @@ def paths_of(room: Any) -> Iterator[str]:
             yield from paths_of(value) if is_dataclass(value) else (value,)
 
 
-PATHS = sorted({re.sub(r"/0000(?=/|\.json|$)", "/NNNN", path) for path in paths_of(Layout("<root>"))})
+PATHS = sorted({re.sub(r"/0000(?=[/.]|$)", "/NNNN", path) for path in paths_of(Layout("<root>"))})
 
 
 def test_the_walk_over_the_layout_finds_paths_of_every_depth() -> None:
