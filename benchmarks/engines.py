@@ -39,7 +39,8 @@ def engines(served: Any, size: list[int]) -> dict[str, Callable[[], Run]]:
     """How to make each engine: a function of pixels (n, height, width, 3)."""
     import torch
 
-    from drivetrain.learner.engines import OpenVinoEngine, converted
+    from drivetrain.learner.eager import converted
+    from drivetrain.learner.engines import OpenVinoEngine
 
     def torch_of(module: Any) -> Run:
         return lambda pixels: module(torch.from_numpy(pixels))
@@ -102,7 +103,7 @@ def measure(learner: str, batches: list[int]) -> dict[str, Any]:
     warnings.simplefilter("ignore")
     data = Path(learner).read_bytes()
     scorer = open_learner(data, hashlib.sha256(data).hexdigest(), "none", threads=1)
-    size = list(scorer._front.shape)
+    size = list(scorer._recipe.decoder.shape)
     runs, absent = {}, {}
     with torch.no_grad():
         for name, make in engines(scorer.eager.served, size).items():

@@ -31,29 +31,31 @@ Made: seconds to quantise and check, once for a learner. A learner without the C
 
 def measure(learner: str, labels: str, repeats: int) -> dict[str, Any]:
     """Make the network in int8 with one half of the held-out photos, score the other with both, and turn round."""
-    from drivetrain.learner import open_learner
+    from drivetrain.learner import StoredLearner, open_learner
 
     data = Path(learner).read_bytes()
     sha256 = hashlib.sha256(data).hexdigest()
     with Path(labels).open() as file:
         photos = list(csv.DictReader(file))
-    exact = open_learner(data, sha256, engine="openvino", threads=1)
-    items = [exact.prepare(Path(each["fname"]).read_bytes(), 10**8)[0] for each in photos]
+    exported = open_learner(data, sha256, threads=1)
+    items = [exported.prepare(Path(each["fname"]).read_bytes(), 10**8)[0] for each in photos]
     held_out = [place for place, each in enumerate(photos) if each["is_valid"] == "True"]
     trained = [items[place] for place in sorted(set(range(len(items))) - set(held_out))]
+    stored, info = exported.stored(items[:8]), exported.info
+    exact = StoredLearner(stored, info, 1)
     halves = held_out[::2], held_out[1::2]
     times: dict[str, list[float]] = {"float32": [], "int8": [], "made": []}
     labels_of: dict[str, list[int]] = {"float32": [], "int8": [], "alone": []}
     qualities = []
     for checks, tested in (halves, halves[::-1]):
         started = time.perf_counter()
-        made, quality = exact.make_int8(trained[:CALIBRATION], [items[place] for place in checks])
+        made, quality = exact.make_int8(stored, trained[:CALIBRATION], [items[place] for place in checks])
         times["made"].append(time.perf_counter() - started)
         qualities.append(quality)
         scorers = {
             "float32": exact,
-            "int8": open_learner(data, sha256, engine="int8", threads=1, int8=made),
-            "alone": open_learner(data, sha256, engine="int8", threads=1, int8=trusting(made)),
+            "int8": StoredLearner(stored, info, 1, made),
+            "alone": StoredLearner(stored, info, 1, trusting(made)),
         }
         rest = [items[place] for place in tested]
         for name, scorer in scorers.items():

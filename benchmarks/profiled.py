@@ -42,14 +42,14 @@ class Clock:
 def clocked(clock: Clock) -> None:
     """Put the clock around drivetrain's functions, in this process."""
     from drivetrain import fetch, run, shard
-    from drivetrain.learner import engines, scorer
+    from drivetrain.learner import eager, engines, scorer, stored
 
     places: list[tuple[Any, str, str]] = [
         (fetch.Fetcher, "read", "fetch"),
-        (scorer.ExportedLearner, "prepare", "decode"),
-        (scorer.ExportedLearner, "predict", "predictions"),
+        *((each, "prepare", "decode") for each in (scorer.ExportedLearner, stored.StoredLearner)),
+        *((each, "predict", "predictions") for each in (scorer.ExportedLearner, stored.StoredLearner)),
         (engines.OpenVinoEngine, "run", "network"),
-        (engines.TorchEngine, "run", "network"),
+        (eager.TorchEngine, "run", "network"),
         (shard.ShardScorer, "_blank", "rows"),
         (shard, "outcome", "rows"),
         (shard.ShardScorer, "_save", "rows"),

@@ -149,20 +149,22 @@ def alone(learner: str, folder: str) -> tuple[int, float]:
     """Seconds to decode some images and to put them through the fast network, in one thread."""
     import numpy as np
 
-    from drivetrain.learner import open_learner
+    from drivetrain.learner import StoredLearner, open_learner
+    from drivetrain.learner.engines import OpenVinoEngine, unpacked
 
     data = Path(learner).read_bytes()
-    scorer = open_learner(data, hashlib.sha256(data).hexdigest(), engine="openvino", threads=1)
+    exported = open_learner(data, hashlib.sha256(data).hexdigest(), threads=1)
     some = [path.read_bytes() for path in images_of(folder)[:256]]
-    [scorer.prepare(each, 10**8) for each in some[:8]]
+    made = exported.stored([exported.prepare(each, 10**8)[0] for each in some[:8]])
+    scorer, network = StoredLearner(made, exported.info, 1), OpenVinoEngine(unpacked(made)[0], 1)
     started = time.perf_counter()
     items = [scorer.prepare(each, 10**8)[0] for each in some]
     seconds = time.perf_counter() - started
     batches = [np.stack(items[i : i + 8]) for i in range(0, len(items), 8)]
-    scorer.fast.run(batches[0])
+    network.run(batches[0])
     started = time.perf_counter()
     for batch in batches:
-        scorer.fast.run(batch)
+        network.run(batch)
     return len(some), seconds + time.perf_counter() - started
 
 

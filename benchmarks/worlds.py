@@ -154,10 +154,12 @@ class Eye:
     """Scores images with a learner."""
 
     def __init__(self, export: bytes) -> None:
-        from drivetrain.learner import open_learner
+        from drivetrain.learner import StoredLearner, open_learner
 
-        self._learner = open_learner(export, hashlib.sha256(export).hexdigest(), engine="openvino", threads=2)
-        self.vocab = self._learner.info.vocab
+        exported = open_learner(export, hashlib.sha256(export).hexdigest())
+        gray = exported.prepare(encoded(Image.new("RGB", (64, 64), (128, 128, 128))), 10**8)[0]
+        self._learner = StoredLearner(exported.stored([gray]), exported.info, threads=2)
+        self.vocab = exported.info.vocab
 
     def see(self, datas: Sequence[bytes]) -> tuple[np.ndarray, np.ndarray]:
         """Embeddings and probabilities, each a row an image."""

@@ -1,7 +1,7 @@
 """Which engine computes a learner's runs: chosen once for a learner, on real images, and recorded for good.
 
-Knows `models/<model_id>/{engine.json, int8.json}`. Does not know runs, or how an engine computes. All runs of a learner
-are computed alike, so that a night differs from its reference by its images only.
+Knows `models/<model_id>/{engine.json, network.json, int8.json}`. Does not know runs, or how an engine computes. All
+runs of a learner are computed alike, so that a night differs from its reference by its images only.
 """
 
 import hashlib
@@ -21,6 +21,8 @@ from drivetrain.store import Store, several_at_once
 # Real images that the fast engine is held against eager torch on, and the fewest that prove anything.
 PROOF_IMAGES = 32
 FEWEST_IMAGES = 4
+# Images that are stored with a network, to be repeated by every processor.
+KEPT_IMAGES = 8
 # Images that int8's ranges are taken from, those that it is held against float32 on, and the fewest of these.
 CALIBRATION_IMAGES = 300
 CHECK_IMAGES = 1000
@@ -47,10 +49,13 @@ def choose_engine(store: Store, layout: Layout, config: Config, info: LearnerInf
     if config.engine == "torch" or config.gpus_per_actor:
         return "torch", "asked for" if config.engine == "torch" else "the network runs on GPUs"
     record = layout.proof(info.model_id, config.embedding)
-    proof = from_json(store, record) or _prove(store, layout, config, info, some)
-    if proof["images"] or proof["final"]:
-        store.create(record, to_json(proof))
-        proof = from_json(store, record) or proof
+    proof = from_json(store, record)
+    # A root from before networks were stored has a proof and none: both are made anew, once.
+    if proof is None or (not proof["reason"] and not store.exists(layout.network(info.model_id, config.embedding))):
+        proof = _prove(store, layout, config, info, some)
+        if proof["images"] or proof["final"]:
+            store.create(record, to_json(proof))
+            proof = from_json(store, record) or proof
     reason = str(proof["reason"])
     if reason and config.engine != "auto":
         raise SettingError(
@@ -76,9 +81,26 @@ def _prove(store: Store, layout: Layout, config: Config, info: LearnerInfo, some
         if len(items) < FEWEST_IMAGES:
             few = f"only {len(items)} readable images to hold it against torch"
             return {"images": 0, "reason": few, "final": False}
-        proof = learner.prove(items)
+        proof = _stored(store, layout, config, learner, items)
     # Without any image compared, the reason lies in the learner itself and holds for good.
     return asdict(proof) | {"final": True, "version": engine_version()}
+
+
+def _stored(store: Store, layout: Layout, config: Config, learner: Any, items: list[Any]) -> Any:
+    """Store the learner as actors open it, and prove what was stored; it stays unnamed if it can't be used."""
+    from drivetrain.learner import Proof, StoredLearner
+
+    try:
+        made = learner.stored(items[:KEPT_IMAGES])
+        proof = learner.prove(StoredLearner(made, learner.info), items)
+    except LearnerError as error:
+        return Proof(0, 0.0, 0.0, False, str(error))
+    if not proof.reason:
+        model_id, digest = learner.info.model_id, hashlib.sha256(made).hexdigest()
+        # Of two writers the first wins; what the second made lies unnamed.
+        store.create(layout.stored_network(model_id, digest), made)
+        store.create(layout.network(model_id, config.embedding), to_json({"sha256": digest}))
+    return proof
 
 
 def _int8(store: Store, layout: Layout, config: Config, info: LearnerInfo, some: Some) -> str:
@@ -99,7 +121,10 @@ def _int8(store: Store, layout: Layout, config: Config, info: LearnerInfo, some:
 
 def _make_int8(store: Store, layout: Layout, config: Config, info: LearnerInfo, some: Some) -> tuple[bytes, Any]:
     with busy("Making the network in int8: half a minute or more, once for a learner"):
-        learner = _open(store, layout, config, info)
+        from drivetrain.learner import StoredLearner
+
+        stored = read_network(store, layout, info.model_id, config.embedding)
+        learner = StoredLearner(stored, info)
         images = _prepared(store, config, learner, some, CALIBRATION_IMAGES + CHECK_IMAGES)
         calibration, checks = list(islice(images, CALIBRATION_IMAGES)), list(islice(images, FEWEST_CHECKS))
         if len(checks) < FEWEST_CHECKS:
@@ -108,22 +133,29 @@ def _make_int8(store: Store, layout: Layout, config: Config, info: LearnerInfo, 
                 f"{len(calibration) + len(checks)} can be read here. Score a larger reference first, or leave it out."
             )
         try:
-            made: tuple[bytes, Any] = learner.make_int8(calibration, chain(checks, images))
-            return made
+            return learner.make_int8(stored, calibration, chain(checks, images))
         except LearnerError as error:
             raise SettingError(f'engine = "int8" can\'t serve this learner: {error}. Leave it out.') from error
 
 
+def read_network(store: Store, layout: Layout, model_id: str, embedding: str) -> bytes:
+    """The stored learner that actors on CPUs open. Raises StoreError if it is not what was made."""
+    return _read(store, layout.network(model_id, embedding), lambda sha256: layout.stored_network(model_id, sha256))
+
+
 def read_int8(store: Store, layout: Layout, model_id: str, embedding: str) -> bytes:
     """The network in int8 that a learner's runs are computed with. Raises StoreError if it is not what was made."""
-    record = layout.int8(model_id, embedding)
+    return _read(store, layout.int8(model_id, embedding), lambda sha256: layout.int8_network(model_id, sha256))
+
+
+def _read(store: Store, record: str, where: Callable[[str], str]) -> bytes:
     try:
         sha256 = (from_json(store, record) or {})["sha256"]
-        data = store.read(layout.int8_network(model_id, sha256))
+        data = store.read(where(sha256))
     except (KeyError, FileNotFoundError) as error:
-        raise StoreError(f"The run is computed in int8, and what {record} names is gone. " + _AFRESH) from error
+        raise StoreError(f"The run is computed with what {record} names, which is gone. " + _AFRESH) from error
     if hashlib.sha256(data).hexdigest() != sha256:
-        raise StoreError(f"The run is computed in int8, and what {record} names is damaged. " + _AFRESH)
+        raise StoreError(f"The run is computed with what {record} names, which is damaged. " + _AFRESH)
     return data
 
 

@@ -91,14 +91,17 @@ class HeadScorer:
         gpu: bool = False,
     ) -> None:
         # It imports torch, which the driver that asks `why_not` seldom needs.
-        from drivetrain.shard import open_for_run
+        from drivetrain.learner import open_learner
 
         layout = Layout(root)
         self._run = Run.find(store, layout, run_id)
         record = self._run.record
         assert record.made_from is not None, "a run that is made from another one's embeddings"
         self._old = Run.find(store, layout, record.made_from)
-        self._learner = open_for_run(store, layout, record, vouched=vouched, one_thread=one_thread, gpu=gpu)
+        export, threads = store.read(layout.export(record.model_id)), 1 if one_thread else None
+        self._learner = open_learner(
+            export, record.sha256, record.settings["embedding"], vouched=vouched, threads=threads, gpu=gpu
+        )
         self._ahead = ThreadPoolExecutor(1)
         self._expected: tuple[int, Future[pa.Table]] | None = None
 

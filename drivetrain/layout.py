@@ -9,9 +9,11 @@ replaceable    derived from what was created once; may be written again at any t
     <root>/probe.json                                         replaceable    shows that the root can be written
     <root>/models/<model_id>/export.pkl                       created once   copied in at first use
     <root>/models/<model_id>/{learner.json, engine.json}      created once   what it is; which engine, and its proof
+    <root>/models/<model_id>/network.json                     created once   which network actors on CPUs open
+    <root>/models/<model_id>/network-<hash>.zip               created once   it, its pixels and what outputs mean
     <root>/models/<model_id>/int8.json                        created once   its network in int8, and how near it is
     <root>/models/<model_id>/int8-<hash>.zip                  created once   that network, for --engine int8
-    <root>/models/<model_id>/{learner,engine,int8}-<layer>.json             created once   for another --embedding
+    <root>/models/<model_id>/{learner,engine,network,int8}-<layer>.json     created once   for another --embedding
     <root>/models/<model_id>/references/<run_id>.json         created once   a run that serves as reference
     <root>/runs/<run_id>/manifest/00000.parquet               created once   frozen images, 64 shards a file
     <root>/runs/<run_id>/run.json                             created once   what the run is made of
@@ -217,6 +219,14 @@ class Layout:
     def proof(self, model_id: str, embedding: str = "head") -> str:
         """The model's engine.json: which engine computes it, and what that was held against."""
         return f"{self.model(model_id)}/engine{_suffix(embedding)}.json"
+
+    def network(self, model_id: str, embedding: str = "head") -> str:
+        """The model's network.json: which stored network actors on CPUs open."""
+        return f"{self.model(model_id)}/network{_suffix(embedding)}.json"
+
+    def stored_network(self, model_id: str, sha256: str) -> str:
+        """A stored network by its hash; nobody reads one that no network.json names."""
+        return f"{self.model(model_id)}/network-{sha256[:12]}.zip"
 
     def int8(self, model_id: str, embedding: str = "head") -> str:
         """The model's int8.json: which network in int8 computes it, and how near that is to float32."""

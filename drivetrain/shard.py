@@ -12,21 +12,25 @@ from collections.abc import Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
 from PIL import Image, ImageFilter
 
-from drivetrain.engine import read_int8
+from drivetrain.admit import known_learner
+from drivetrain.engine import read_int8, read_network
 from drivetrain.errors import ImageError, LearnerError, StoreError
 from drivetrain.export import LearnerInfo
 from drivetrain.fetch import Fetched, Fetcher, Outage
 from drivetrain.layout import Layout
-from drivetrain.learner import ExportedLearner, Predictions, flags_of, open_learner
-from drivetrain.run import PartCounts, Run, RunRecord
+from drivetrain.learner import Predictions, StoredLearner, flags_of
+from drivetrain.run import PartCounts, Run
 from drivetrain.schema import round_mantissa, row_schema
 from drivetrain.store import Store, several_at_once
+
+if TYPE_CHECKING:
+    from drivetrain.learner import ExportedLearner
 
 FETCHERS = 16
 # Two batches of images are in memory at a time, whatever their size.
@@ -85,10 +89,11 @@ class ShardScorer:
         self._run = Run.find(self._store, layout, run_id)
         record = self._run.record
         settings = record.settings
-        self._learner = open_for_run(self._store, layout, record, vouched=vouched, one_thread=one_thread, gpu=gpu)
+        self._learner = open_as(
+            self._store, layout, record.sha256, settings, vouched=vouched, one_thread=one_thread, gpu=gpu
+        )
         self._fetcher = Fetcher(self._store, self._run.paths.record)
         self._before = Run.find(self._store, layout, record.retry_of) if record.retry_of else None
-        self._proved = False
         self._batch_size = batch_size
         self._max_pixels = int(settings["max_pixels"])
         self._expected: tuple[int, Future[_Ordered]] | None = None
@@ -207,26 +212,12 @@ class ShardScorer:
     def _score(self, batch: list[Prepared]) -> list[dict[str, Any]]:
         good = [each for each in batch if each.item is not None]
         items = [each.item for each in good]
-        self._prove_here(items)
         for each, found in zip(good, self._learner.predict(items), strict=True):
             if isinstance(found, ImageError):
                 _fail(each.row, found)
             else:
                 each.row.update(outcome(self._learner.info, found))
         return [each.row for each in batch]
-
-    def _prove_here(self, items: list[Any]) -> None:
-        """Hold the engine on this node's own processor against what it gave before, once. Raises LearnerError."""
-        if self._proved or not items:
-            return
-        if reason := self._learner.differs_here(items[:8]):
-            engine = self._run.record.settings["engine"]
-            raise LearnerError(
-                f"On {platform.node()} the engine {engine} does not give what it gave where the run began: {reason}. "
-                "Use   --engine torch   for clusters of different machines."
-            )
-        self._learner.settle()
-        self._proved = True
 
     def _blank(self, image: dict[str, Any], got: Fetched) -> dict[str, Any]:
         kept = {key: image[key] for key in ("uri", "etag", "size", "mtime", "split", "true_label")}
@@ -240,15 +231,6 @@ class ShardScorer:
         }
 
 
-def open_for_run(
-    store: Store, layout: Layout, record: RunRecord, *, vouched: bool, one_thread: bool, gpu: bool
-) -> ExportedLearner:
-    """Open the learner of a run as its settings say. Raises LearnerError."""
-    return open_as(
-        store, layout, record.sha256, record.settings, vouched=vouched, one_thread=one_thread, gpu=gpu
-    )  # fmt: skip
-
-
 def open_as(
     store: Store,
     layout: Layout,
@@ -258,20 +240,29 @@ def open_as(
     vouched: bool,
     one_thread: bool,
     gpu: bool,
-) -> ExportedLearner:
-    """Open a learner of the root under the settings of its runs. Raises LearnerError."""
-    model_id = sha256[:12]
-    return open_learner(
-        store.read(layout.export(model_id)),
-        sha256,
-        settings["embedding"],
-        vouched=vouched,
-        engine=settings["engine"],
-        half=settings["precision"] == "float16",
-        threads=1 if one_thread else None,
-        gpu=gpu,
-        int8=read_int8(store, layout, model_id, settings["embedding"]) if settings["engine"] == "int8" else None,
-    )
+) -> "ExportedLearner | StoredLearner":
+    """Open a learner of the root under the settings of its runs. Raises LearnerError.
+
+    On a CPU that is the stored one, which has to give on this processor what torch gave where it was made.
+    """
+    model_id, embedding, engine = sha256[:12], settings["embedding"], settings["engine"]
+    threads = 1 if one_thread else None
+    if engine == "torch":
+        from drivetrain.learner import open_learner
+
+        half = settings["precision"] == "float16"
+        data = store.read(layout.export(model_id))
+        return open_learner(data, sha256, embedding, vouched=vouched, half=half, threads=threads, gpu=gpu)
+    info = known_learner(store, layout, model_id, embedding)
+    assert info is not None, "what a run is made with is known"
+    int8 = read_int8(store, layout, model_id, embedding) if engine == "int8" else None
+    learner = StoredLearner(read_network(store, layout, model_id, embedding), info, threads, int8)
+    if reason := learner.differs_here():
+        raise LearnerError(
+            f"On {platform.node()} the engine {engine} does not give what it gave where the run began: {reason}. "
+            "Use   --engine torch   for clusters of different machines."
+        )
+    return learner
 
 
 def properties_of(item: Any) -> dict[str, float]:

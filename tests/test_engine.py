@@ -1,6 +1,9 @@
 """The fast engine is chosen once, on real images, is part of the run's key, and is held against torch on each node."""
 
 import json
+import os
+import subprocess
+import sys
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -13,8 +16,8 @@ import zoo
 from drivetrain.admit import admit_learner
 from drivetrain.config import Config
 from drivetrain.engine import choose_engine
-from drivetrain.errors import LearnerError, SettingError, TrustError
-from drivetrain.learner import open_learner, scorer
+from drivetrain.errors import LearnerError, SettingError, StoreError, TrustError
+from drivetrain.learner import StoredLearner, open_learner, outputs
 from drivetrain.reference import build_reference, find_reference
 from drivetrain.root import open_root
 from drivetrain.run import Run
@@ -97,8 +100,9 @@ def test_what_breaks_in_openvino_is_left_to_torch(config: Config, photos: list[P
     info = admit_learner(store, layout, config)
     learner = open_learner(store.read(layout.export(info.model_id)), info.sha256)
     item = learner.prepare(photos[0].read_bytes(), 10_000_000)[0]
-    learner.fast._request = None
-    assert "can't compute it" in learner.prove([item]).reason
+    fast = StoredLearner(learner.stored([item]), info)
+    fast._exact._request = None
+    assert "can't compute it" in learner.prove(fast, [item]).reason
 
 
 def test_half_precision_without_a_gpu_is_refused(config: Config) -> None:
@@ -134,10 +138,47 @@ def test_a_reference_by_torch_serves_a_run_by_openvino(config: Config) -> None:
 def test_a_node_that_computes_something_else_fails_loudly(config: Config, monkeypatch: pytest.MonkeyPatch) -> None:
     """Here no difference is small enough, as if this node's processor gave other numbers."""
     run = run_of(config, score_images(config))
-    worker = ShardScorer(Store(), run.layout.root, run.record.run_id, 16)
-    monkeypatch.setattr(scorer, "TOLERANCE", -1.0)
+    monkeypatch.setattr(outputs, "TOLERANCE", -1.0)
     with pytest.raises(LearnerError, match=r"does not give what it gave where the run began.*--engine torch"):
-        worker.run(0)
+        ShardScorer(Store(), run.layout.root, run.record.run_id, 16)
+
+
+IMPORTED = """
+import sys
+from drivetrain.shard import ShardScorer
+from drivetrain.store import Store
+print(ShardScorer(Store(), sys.argv[1], sys.argv[2], 16).run(0).rows)
+print(sorted({"torch", "torchvision", "fastai", "matplotlib"} & set(sys.modules)))
+"""
+
+
+def test_an_actor_on_a_cpu_scores_without_torch_and_fastai(config: Config) -> None:
+    """They are most of its memory and of the time that its start takes."""
+    run = run_of(config, score_images(config))
+    done = subprocess.run(
+        [sys.executable, "-c", IMPORTED, run.layout.root, run.record.run_id], capture_output=True, text=True, check=True
+    )
+    assert done.stdout.splitlines() == [str(run.counts(0).rows), "[]"]
+
+
+def test_a_root_from_before_networks_were_stored_gets_one(config: Config) -> None:
+    before = run_of(config, score_images(config))
+    model = before.record.model_id
+    os.unlink(before.layout.network(model))
+    after = run_of(config, score_images(config.model_copy(update={"name": "second"})))
+    assert before.store.exists(before.layout.network(model)) and after.record.settings == before.record.settings
+
+
+def test_a_damaged_network_is_not_opened(config: Config) -> None:
+    run = run_of(config, score_images(config))
+    record = run.layout.network(run.record.model_id)
+    where = Path(run.layout.stored_network(run.record.model_id, json.loads(run.store.read(record))["sha256"]))
+    where.write_bytes(where.read_bytes()[:-100])
+    with pytest.raises(StoreError, match=r"network.json names, which is damaged"):
+        ShardScorer(Store(), run.layout.root, run.record.run_id, 16)
+    where.unlink()
+    with pytest.raises(StoreError, match=r"network.json names, which is gone"):
+        ShardScorer(Store(), run.layout.root, run.record.run_id, 16)
 
 
 def test_every_image_is_read_once_the_next_shards_too(config: Config, monkeypatch: pytest.MonkeyPatch) -> None:

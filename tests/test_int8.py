@@ -13,11 +13,14 @@ import pytest
 import torch
 from fastai.vision.all import ImageDataLoaders, Learner, Resize
 
+from drivetrain import shard
+from drivetrain.admit import admit_known
 from drivetrain.config import Config
-from drivetrain.engine import choose_engine, read_int8
+from drivetrain.engine import choose_engine, read_int8, read_network
 from drivetrain.errors import LearnerError, SettingError, StoreError
-from drivetrain.learner import int8, open_learner, scorer
-from drivetrain.learner.recipe import Loss
+from drivetrain.learner import StoredLearner, int8, open_learner, outputs
+from drivetrain.learner.engines import unpacked
+from drivetrain.learner.outputs import Loss
 from drivetrain.reference import build_reference, find_reference
 from drivetrain.root import open_root
 from drivetrain.run import Run
@@ -80,7 +83,7 @@ def test_its_labels_are_float32s_and_its_key_is_its_own(config: Config, run: Run
     assert len(fast) == 900 and (fast["label"] == slow["label"]).mean() >= 0.99
     one, other = np.stack(fast["embedding"]), np.stack(slow["embedding"])
     assert (one != other).any(1).mean() > 0.9, "int8 is what computed them"
-    assert int8.cosines(one, other).min() > 0.95
+    assert outputs.cosines(one, other).min() > 0.95
     quality = quality_of(run)
     assert quality["images"] == 600 and quality["agreement"] >= 0.99 and "float32's label" in run.record.engine_note
     assert run.record.engine_note == quality["worth"]
@@ -88,11 +91,8 @@ def test_its_labels_are_float32s_and_its_key_is_its_own(config: Config, run: Run
 
 def test_close_calls_are_float32s_and_clear_ones_are_not(config: Config, run: Run, digits: Path) -> None:
     """A wide band of close calls, so that there are some: these images' outputs are the exact engine's."""
-    data = Path(str(config.learner)).read_bytes()
-    sha256 = run.record.sha256
     stored = read_int8(run.store, run.layout, run.record.model_id, "head")
-    exact = open_learner(data, sha256, engine="openvino")
-    alone, careful = (open_learner(data, sha256, engine="int8", int8=changed(stored, close)) for close in (-1.0, 6.0))
+    exact, alone, careful = opened(run), opened(run, changed(stored, -1.0)), opened(run, changed(stored, 6.0))
     items = [exact.prepare(path.read_bytes(), 10**6)[0] for path in sorted(digits.rglob("*.png"))[:200]]
     of_exact, of_alone, of_careful = (
         np.concatenate([each.outputs for each in learner.predict(items)]) for learner in (exact, alone, careful)
@@ -103,6 +103,12 @@ def test_close_calls_are_float32s_and_clear_ones_are_not(config: Config, run: Ru
     ranked = np.sort(np.log(of_alone), 1)
     margins = ranked[:, -1] - ranked[:, -2]
     assert margins[again].max() < 6.01 and margins[~again].min() > 5.99
+
+
+def opened(run: Run, int8: bytes | None = None) -> StoredLearner:
+    """The learner as actors open it, with a network in int8 or without."""
+    info = admit_known(run.store, run.layout, Config(root=run.layout.root), run.record.sha256)
+    return StoredLearner(read_network(run.store, run.layout, run.record.model_id, "head"), info, int8=int8)
 
 
 def changed(stored: bytes, close: float, file: str = "quality.json") -> bytes:
@@ -161,21 +167,19 @@ def test_held_out_images_of_the_reference_come_first(config: Config, digits: Pat
 
 
 def test_another_processor_fails_loudly(run: Run) -> None:
-    worker = ShardScorer(Store(), run.layout.root, run.record.run_id, 16)
-    assert worker.run(0).failed == 0
+    assert ShardScorer(Store(), run.layout.root, run.record.run_id, 16).run(0).failed == 0
     stored = read_int8(run.store, run.layout, run.record.model_id, "head")
-    data = run.store.read(run.layout.export(run.record.model_id))
-    worker = ShardScorer(Store(), run.layout.root, run.record.run_id, 16)
-    worker._learner = open_learner(data, run.record.sha256, engine="int8", int8=changed(stored, 5.0, "kept.npz"))
-    with pytest.raises(LearnerError, match=r"engine int8 does not give what it gave.*outputs differ by 5"):
-        worker.run(0)
+    other = changed(stored, 5.0, "kept.npz")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(shard, "read_int8", lambda *_: other)
+        with pytest.raises(LearnerError, match=r"engine int8 does not give what it gave.*outputs differ by 5"):
+            ShardScorer(Store(), run.layout.root, run.record.run_id, 16)
 
 
 def test_the_engine_of_the_close_calls_is_held_against_torch_too(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    worker = ShardScorer(Store(), run.layout.root, run.record.run_id, 16)
-    monkeypatch.setattr(scorer, "TOLERANCE", -1.0)
+    monkeypatch.setattr(outputs, "TOLERANCE", -1.0)
     with pytest.raises(LearnerError, match=r"engine int8 does not give what it gave.*OpenVINO differs"):
-        worker.run(0)
+        ShardScorer(Store(), run.layout.root, run.record.run_id, 16)
 
 
 def test_a_damaged_network_is_not_opened(run: Run, tmp_path: Path) -> None:
@@ -183,10 +187,10 @@ def test_a_damaged_network_is_not_opened(run: Run, tmp_path: Path) -> None:
     whole = run.store.read(where)
     try:
         Path(where).write_bytes(whole[:-100])
-        with pytest.raises(StoreError, match=r"int8.*is damaged"):
+        with pytest.raises(StoreError, match=r"int8.json names, which is damaged"):
             ShardScorer(Store(), run.layout.root, run.record.run_id, 16)
         Path(where).unlink()
-        with pytest.raises(StoreError, match=r"int8.*is gone"):
+        with pytest.raises(StoreError, match=r"int8.json names, which is gone"):
             ShardScorer(Store(), run.layout.root, run.record.run_id, 16)
     finally:
         Path(where).write_bytes(whole)
@@ -205,8 +209,10 @@ def test_what_it_cannot_do_is_said(config: Config, digits: Path, tmp_path: Path)
     folder = learners.write_photos(tmp_path / "photos", 40)[0].parent.parent
     values = learners.exported(learners.regression_learner(sorted(folder.rglob("*.jpg"))), tmp_path / "values.pkl")
     learner = open_learner(Path(values.path).read_bytes(), values.sha256)
+    photo = learner.prepare(next(folder.rglob("*.jpg")).read_bytes(), 10**7)[0]
+    stored = learner.stored([photo])
     with pytest.raises(LearnerError, match="regression has no labels"):
-        learner.make_int8([], [])
+        StoredLearner(stored, learner.info).make_int8(stored, [], [])
 
 
 def test_close_calls_of_several_labels_are_those_near_the_threshold() -> None:
@@ -232,15 +238,16 @@ def test_a_few_outliers_do_not_send_half_of_a_bucket_twice() -> None:
 
 def test_it_is_no_use_when_most_are_close(config: Config, run: Run, digits: Path) -> None:
     """Labels that have nothing to do with float32's: as if quantising had broken the network."""
-    learner = open_learner(Path(str(config.learner)).read_bytes(), run.record.sha256)
+    learner = opened(run)
     items = [learner.prepare(path.read_bytes(), 10**6)[0] for path in sorted(digits.rglob("*.png"))[:300]]
 
     class Other:
         name = "other"
 
         def run(self, batch: Any) -> tuple[Any, Any]:
-            raw, embeddings = learner.fast.run(batch)
+            raw, embeddings = learner._exact.run(batch)
             return -raw, embeddings
 
     with pytest.raises(LearnerError, match="would have to be computed again"):
-        int8.make_int8(learner._convert(), items[:100], items, Other(), learner._decision)
+        model = unpacked(read_network(run.store, run.layout, run.record.model_id, "head"))[0]
+        int8.make_int8(model, items[:100], items, Other(), learner._decision)

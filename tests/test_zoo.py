@@ -19,7 +19,7 @@ from PIL import Image
 from sklearn.datasets import load_sample_images
 
 from drivetrain.errors import LearnerError, TrustError
-from drivetrain.learner import ExportedLearner, open_learner, pixels
+from drivetrain.learner import ExportedLearner, StoredLearner, open_learner, pixels
 from drivetrain.learner.pixels import Decoder
 
 pytestmark = pytest.mark.slow
@@ -76,9 +76,18 @@ def opened(exported: learners.Exported, **more: Any) -> ExportedLearner:
     return open_learner(Path(exported.path).read_bytes(), exported.sha256, **more)
 
 
-def outputs_of(learner: ExportedLearner, paths: list[Path]) -> np.ndarray[Any, Any]:
-    items = [learner.prepare(path.read_bytes(), 10_000_000)[0] for path in paths]
-    return np.concatenate([each.outputs for each in learner.predict(items)])  # type: ignore[union-attr]
+def stored(learner: ExportedLearner, paths: list[Path]) -> StoredLearner:
+    """The learner as actors open it."""
+    return StoredLearner(learner.stored(items_of(learner, paths[:8])), learner.info)
+
+
+def items_of(learner: ExportedLearner | StoredLearner, paths: list[Path]) -> list[Any]:
+    return [learner.prepare(path.read_bytes(), 10_000_000)[0] for path in paths]
+
+
+def outputs_of(learner: ExportedLearner | StoredLearner, paths: list[Path]) -> np.ndarray[Any, Any]:
+    found = learner.predict(items_of(learner, paths))
+    return np.concatenate([each.outputs for each in found])  # type: ignore[union-attr]
 
 
 def fastai_of(name: str, path: str, images: list[Path]) -> tuple[Any, Any]:
@@ -96,7 +105,7 @@ def test_same_as_get_preds_on_both_engines(animal: Any, unseen: list[Path]) -> N
     with learn.no_bar(), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         expected = learn.get_preds(dl=loader)[0].numpy().reshape(len(unseen), -1)
-    found, fast = outputs_of(learner, unseen), outputs_of(opened(exported, engine="openvino"), unseen)
+    found, fast = outputs_of(learner, unseen), outputs_of(stored(learner, unseen), unseen)
     np.testing.assert_allclose(found, expected, atol=1e-5)
     np.testing.assert_allclose(fast, expected, atol=1e-4)
     if learner.info.task != "regression":
@@ -107,41 +116,37 @@ def test_same_as_get_preds_on_both_engines(animal: Any, unseen: list[Path]) -> N
 def test_pixels_equal_fastais_to_the_bit(animal: Any, unseen: list[Path]) -> None:
     name, exported = animal
     learner = opened(exported)
+    fast = stored(learner, unseen)
     _, loader = fastai_of(name, exported.path, unseen)
     loader.before_iter()
     for path, item in zip(unseen, loader.dataset, strict=True):
         (expected,) = loader.after_item(item)[:1]
-        found = learner.prepare(path.read_bytes(), 10_000_000)[0]
-        np.testing.assert_array_equal(found, expected.numpy().transpose(1, 2, 0), str(path.name))
+        for each in (learner, fast):
+            found = each.prepare(path.read_bytes(), 10_000_000)[0]
+            np.testing.assert_array_equal(found, expected.numpy().transpose(1, 2, 0), str(path.name))
 
 
 def test_the_fast_engine_gives_the_same_embeddings(animal: Any, unseen: list[Path]) -> None:
     _, exported = animal
     learner = opened(exported)
-    proof = learner.prove([learner.prepare(path.read_bytes(), 10_000_000)[0] for path in unseen])
+    proof = learner.prove(stored(learner, unseen), items_of(learner, unseen))
     assert proof.reason == "" and proof.images == len(unseen) and proof.cosine >= 0.9999
 
 
 def test_a_fast_engine_that_computes_something_else_is_not_proved(photos: list[Path], tmp_path: Path) -> None:
     learner = opened(learners.exported(zoo.ZOO["squish"](photos), tmp_path / "export.pkl"))
-    items = [learner.prepare(path.read_bytes(), 10_000_000)[0] for path in photos]
-    assert learner.prove(items).reason == ""
-    learner = opened(learners.exported(zoo.ZOO["squish"](photos), tmp_path / "export.pkl"))
-    _ = learner.fast
+    items, fast = items_of(learner, photos), stored(learner, photos)
+    assert learner.prove(fast, items).reason == "" and fast.differs_here() == ""
     learner._recipe.model[0][0][0].weight.data.mul_(1.01)
-    assert "differs by" in learner.prove(items).reason
+    assert "differs by" in learner.prove(fast, items).reason
 
 
 def test_a_learner_whose_images_keep_their_size_is_left_to_torch(tmp_path: Path) -> None:
     learners.write_digits(tmp_path / "digits", 0, 64, by_label=True)
     learn = learners.digits_learner(tmp_path / "digits", epochs=1)
     learner = opened(learners.exported(learn, tmp_path / "export.pkl"))
-    assert (
-        "one size"
-        in learner.prove(
-            [learner.prepare((tmp_path / "digits").rglob("*.png").__next__().read_bytes(), 9999)[0]]
-        ).reason
-    )
+    with pytest.raises(LearnerError, match="one size"):
+        learner.stored(items_of(learner, list((tmp_path / "digits").rglob("*.png"))[:1]))
 
 
 def test_another_layer_may_be_the_embedding(photos: list[Path], tmp_path: Path) -> None:

@@ -1,25 +1,28 @@
-"""What computes the network exactly: torch, or OpenVINO where it has proved that it gives the same.
+"""OpenVINO: the engine of actors on CPUs, and a network of its in one file.
 
-Knows tensors. An engine takes a batch as `pixels` or `own` prepares it, and gives what the network's last layer says
-and the embedding. Does not know classes, losses or images.
+Knows arrays. An engine takes a batch as `pixels` prepares it, and gives what the network's last layer says and the
+embedding. Does not know classes, losses or images; needs no torch.
 """
 
+import io
+import json
 import sys
-from collections.abc import Sequence
+import tempfile
+import zipfile
 from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
-import numpy.typing as npt
-import torch
-from torch import nn
 
 from drivetrain.errors import LearnerError
-from drivetrain.learner.recipe import Front
+from drivetrain.learner.header import short
+from drivetrain.learner.outputs import Floats
 
-Floats = npt.NDArray[np.float32]
 # Images in one pass on a CPU: with more the activations leave its cache (benchmarks/engines.md).
 CPU_BATCH = 8
+
+_XML, _WEIGHTS, _ARRAYS, _ABOUT = "model.xml", "model.bin", "kept.npz", "quality.json"
 
 
 class Engine(Protocol):
@@ -30,71 +33,6 @@ class Engine(Protocol):
     def run(self, batch: Any) -> tuple[Floats, Floats | None]:
         """The network's last layer (n, k) and the embeddings (n, d) of a batch of n images."""
         ...
-
-
-class Served(nn.Module):
-    """A network with what comes before it: pixels in, (last layer, embedding) out.
-
-    ``pixels`` are uint8 (n, height, width, channels) with a ``front``, and what fastai's batch transforms made without.
-    """
-
-    def __init__(self, model: nn.Module, front: Front | None, layer: nn.Module | None) -> None:
-        super().__init__()
-        self.mean: torch.Tensor
-        self.std: torch.Tensor
-        self.model = model
-        self.front = front
-        self._seen: list[torch.Tensor] = []
-        if front is not None and front.mean is not None and front.std is not None:
-            self.register_buffer("mean", front.mean.float().reshape(1, -1, 1, 1))
-            self.register_buffer("std", front.std.float().reshape(1, -1, 1, 1))
-        self._embeds = layer is not None
-        if layer is not None:
-            layer.register_forward_pre_hook(self._keep)
-
-    def _keep(self, module: nn.Module, inputs: tuple[torch.Tensor, ...]) -> None:
-        self._seen[:] = [inputs[0]]
-
-    def forward(self, pixels: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        """The last layer (n, k) and, if there is an embedding layer, what entered it (n, d)."""
-        if self.front is not None:
-            pixels = pixels.permute(0, 3, 1, 2).float() / self.front.divisor
-            if self.front.mean is not None:
-                pixels = (pixels - self.mean) / self.std
-        raw = self.model(pixels)
-        if isinstance(raw, tuple | list):
-            raise LearnerError("The network gives several outputs; only those with one can be served.")
-        raw = raw.float().flatten(1) if raw.ndim > 1 else raw.float().reshape(-1, 1)
-        return (raw, flat(self._seen[0])) if self._embeds else (raw,)
-
-
-def flat(seen: torch.Tensor) -> torch.Tensor:
-    """An embedding (n, d): averaged over positions where the layer has them (maps of a body, tokens)."""
-    seen = seen.float()
-    if seen.ndim == 4:
-        return seen.mean((2, 3))
-    return seen.mean(1) if seen.ndim == 3 else seen.flatten(1)
-
-
-class TorchEngine:
-    """Eager torch in float32; on a GPU optionally in autocast's half precision."""
-
-    def __init__(self, served: Served, device: torch.device, half: bool = False) -> None:
-        self.name = "torch"
-        self.served = served.to(device).eval()
-        self._device, self._half = device, half
-        if device.type == "cuda":
-            self.served = self.served.to(memory_format=torch.channels_last)
-
-    def run(self, batch: Any) -> tuple[Floats, Floats | None]:
-        """The network's last layer (n, k) and the embeddings (n, d) of a batch of n images."""
-        pixels = torch.from_numpy(batch) if isinstance(batch, np.ndarray) else batch
-        # What fastai's own batch transforms made is on the GPU already.
-        if self._device.type == "cuda" and pixels.device.type == "cpu":
-            pixels = pixels.pin_memory().to(self._device, non_blocking=True)
-        with torch.inference_mode(), torch.autocast("cuda", enabled=self._half):
-            found = [each.float().cpu().numpy() for each in self.served(pixels)]
-        return found[0], found[1] if len(found) > 1 else None
 
 
 class OpenVinoEngine:
@@ -114,13 +52,28 @@ class OpenVinoEngine:
         return found[0].copy(), found[1].copy() if len(found) > 1 else None
 
 
-def converted(served: Served, shape: Sequence[int]) -> Any:
-    """The network as an OpenVINO model for any number of images of one shape (height, width, channels)."""
-    example = torch.zeros((2, *shape), dtype=torch.uint8)
-    with torch.no_grad():
-        model = openvino_module().convert_model(served.eval(), example_input=example)
-    model.reshape([-1, *shape])
-    return model
+def packed(model: Any, arrays: dict[str, Any], about: dict[str, Any]) -> bytes:
+    """A network with arrays and JSON of its own as one file, so that it never lies beside those of another."""
+    sink, beside = io.BytesIO(), io.BytesIO()
+    np.savez(beside, **arrays)
+    with tempfile.TemporaryDirectory() as folder, zipfile.ZipFile(sink, "w") as archive:
+        openvino_module().save_model(model, f"{folder}/{_XML}", compress_to_fp16=False)
+        for name in (_XML, _WEIGHTS):
+            archive.write(Path(folder, name), name)
+        archive.writestr(_ARRAYS, beside.getvalue())
+        archive.writestr(_ABOUT, json.dumps(about, indent=1))
+    return sink.getvalue()
+
+
+def unpacked(stored: bytes) -> tuple[Any, dict[str, Any], dict[str, Any]]:
+    """What `packed` made one file of. Raises LearnerError for anything else."""
+    try:
+        with zipfile.ZipFile(io.BytesIO(stored)) as archive:
+            model = openvino_module().Core().read_model(archive.read(_XML), archive.read(_WEIGHTS))
+            arrays = dict(np.load(io.BytesIO(archive.read(_ARRAYS)), allow_pickle=False))
+            return model, arrays, json.loads(archive.read(_ABOUT))
+    except Exception as error:
+        raise LearnerError(f"The stored network can't be read: {short(error)}") from error
 
 
 def openvino_module() -> Any:

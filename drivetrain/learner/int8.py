@@ -6,24 +6,20 @@ more in float32. How near is too near is measured on images held against float32
 """
 
 import io
-import json
 import logging
-import tempfile
-import zipfile
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import redirect_stdout
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from drivetrain.errors import LearnerError
-from drivetrain.learner.engines import CPU_BATCH, Engine, Floats, OpenVinoEngine, openvino_module
+from drivetrain.learner.engines import CPU_BATCH, Engine, OpenVinoEngine, openvino_module, packed, unpacked
 from drivetrain.learner.header import short
-from drivetrain.learner.recipe import Loss
+from drivetrain.learner.outputs import Floats, Loss, cosines
 
 # Computing close calls twice is cheap up to this share of the images; beyond it, this share of the checked images may
 # keep another label: a few outliers must not send half of a bucket twice.
@@ -33,8 +29,6 @@ MAY_DIFFER = 0.0025
 MOST_RECOMPUTED = 0.5
 # Images kept with the network, whose outputs every processor must repeat.
 KEPT_IMAGES = 8
-
-_XML, _WEIGHTS, _KEPT, _QUALITY = "model.xml", "model.bin", "kept.npz", "quality.json"
 
 
 @dataclass(frozen=True)
@@ -91,7 +85,8 @@ class Int8Engine:
     def __init__(self, stored: bytes, exact: Engine, decision: Decision, threads: int | None) -> None:
         self.name = "int8"
         self._exact, self._decision = exact, decision
-        model, self._kept, self._expected, self.quality = _unpacked(stored)
+        model, arrays, quality = unpacked(stored)
+        self._kept, self._expected, self.quality = arrays["kept"], arrays["expected"], Quality(**quality)
         self._fast = OpenVinoEngine(model, threads)
 
     def run(self, batch: Any) -> tuple[Floats, Floats | None]:
@@ -133,7 +128,7 @@ def make_int8(
     if quality.recomputed > MOST_RECOMPUTED:
         raise LearnerError(f"{quality.recomputed:.0%} of the images would have to be computed again in float32")
     kept = np.stack(list(calibration[:KEPT_IMAGES]))
-    return _packed(quantised, kept, fast.run(kept)[0], quality), quality
+    return packed(quantised, {"kept": kept, "expected": fast.run(kept)[0]}, asdict(quality)), quality
 
 
 def _quality(raw: Floats, exact: Floats, near: Floats | None, decision: Decision) -> Quality:
@@ -187,38 +182,6 @@ def _quantised(model: Any, calibration: Sequence[Any]) -> Any:
             )
     except Exception as error:
         raise LearnerError(f"nncf can't quantise it: {short(error)}") from error
-
-
-def _packed(model: Any, kept: Any, expected: Floats, quality: Quality) -> bytes:
-    """One file of it all, so that a network never lies beside the quality of another."""
-    sink = io.BytesIO()
-    arrays = io.BytesIO()
-    np.savez(arrays, kept=kept, expected=expected)
-    with tempfile.TemporaryDirectory() as folder, zipfile.ZipFile(sink, "w", zipfile.ZIP_DEFLATED) as archive:
-        openvino_module().save_model(model, f"{folder}/{_XML}", compress_to_fp16=False)
-        for name in (_XML, _WEIGHTS):
-            archive.write(Path(folder, name), name)
-        archive.writestr(_KEPT, arrays.getvalue())
-        archive.writestr(_QUALITY, json.dumps(asdict(quality), indent=1))
-    return sink.getvalue()
-
-
-def _unpacked(stored: bytes) -> tuple[Any, Any, Floats, Quality]:
-    try:
-        with zipfile.ZipFile(io.BytesIO(stored)) as archive:
-            model = openvino_module().Core().read_model(archive.read(_XML), archive.read(_WEIGHTS))
-            arrays = np.load(io.BytesIO(archive.read(_KEPT)), allow_pickle=False)
-            quality = Quality(**json.loads(archive.read(_QUALITY)))
-            return model, arrays["kept"], arrays["expected"], quality
-    except Exception as error:
-        raise LearnerError(f"The stored int8 network can't be read: {short(error)}") from error
-
-
-def cosines(one: Floats, other: Floats) -> Floats:
-    """The cosine (n,) between the rows of two (n, d) arrays."""
-    lengths = np.linalg.norm(one, axis=1) * np.linalg.norm(other, axis=1)
-    found: Floats = (one * other).sum(1) / np.maximum(lengths, 1e-12)
-    return found
 
 
 def _batches(items: Iterable[Any]) -> Iterator[Any]:

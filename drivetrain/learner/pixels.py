@@ -18,7 +18,11 @@ from PIL import Image
 from drivetrain.errors import ImageError
 from drivetrain.learner.header import Header, look_at_header, short
 
-_PAD_MODES = {"zeros": "constant", "border": "edge", "reflection": "reflect"}
+_PAD_MODES: dict[str, Literal["constant", "edge", "reflect"]] = {
+    "zeros": "constant",
+    "border": "edge",
+    "reflection": "reflect",
+}
 
 Size = tuple[int, int]
 Pixels = npt.NDArray[np.uint8]
@@ -99,9 +103,9 @@ def _crop_pad(image: Image.Image, box: Size, corner: Size, pad_mode: str) -> Ima
     before = max(-corner[0], 0), max(-corner[1], 0)
     after = max(box[0] - width + corner[0], 0), max(box[1] - height + corner[1], 0)
     if any((*before, *after)):
-        from torchvision.transforms.functional import pad
-
-        image = pad(image, [*before, *after], padding_mode=_PAD_MODES[pad_mode])
+        pixels = np.asarray(image)
+        around = [(before[1], after[1]), (before[0], after[0]), (0, 0)][: pixels.ndim]
+        image = Image.fromarray(np.pad(pixels, around, mode=_PAD_MODES[pad_mode]))
     return image
 
 

@@ -12,11 +12,10 @@ from torch import nn
 
 from drivetrain.errors import LearnerError
 from drivetrain.export import Task
+from drivetrain.learner.outputs import Activation, Loss
 from drivetrain.learner.pixels import CropPad, Decoder, Resize, Step, random_resized_crop
 from drivetrain.learner.rebuild import Rebuilder, attributes, kind, plain
 from drivetrain.pickled import Call, Name, PickledFile, Refused, shown, walk
-
-Activation = Literal["softmax", "sigmoid", "none"]
 
 _AUGMENT = "fastai.vision.augment."
 _SOFTMAX = {
@@ -27,15 +26,6 @@ _SIGMOID = {"fastai.losses.BCEWithLogitsLossFlat", "torch.nn.modules.loss.BCEWit
 # Batch transforms that leave the valid set as it is, up to the rounding of a resampling in place.
 _STILL = {f"{_AUGMENT}{name}" for name in ("AffineCoordTfm", "Flip", "Dihedral", "Rotate", "Zoom", "Warp")}
 _MULTI = {"fastai.data.transforms.MultiCategorize", "fastai.data.transforms.EncodedMultiCategorize"}
-
-
-@dataclass(frozen=True)
-class Loss:
-    """The name of the loss, what makes outputs of the network's last layer, and the threshold of multi-label."""
-
-    name: str
-    activation: Activation
-    threshold: float
 
 
 @dataclass(frozen=True)

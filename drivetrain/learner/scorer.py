@@ -4,13 +4,9 @@ Knows which way in a file takes (as data, or by fastai when it is vouched for), 
 proves itself. Does not know where an image comes from or where its row goes.
 """
 
-import ctypes
-import gc
 import hashlib
 import io
-from collections.abc import Iterable, Sequence
-from contextlib import suppress
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
 from functools import cached_property
 from typing import Any
 
@@ -23,75 +19,26 @@ from torch import nn
 from drivetrain.errors import DrivetrainError, ImageError, LearnerError, TrustError
 from drivetrain.export import LearnerInfo, how_to_trust
 from drivetrain.learner.body import Body, body_of, head_of, road_of
-from drivetrain.learner.engines import (
-    CPU_BATCH,
-    Engine,
-    OpenVinoEngine,
-    Served,
-    TorchEngine,
-    converted,
-    engine_version,
-)
+from drivetrain.learner.eager import Served, TorchEngine, converted
+from drivetrain.learner.engines import CPU_BATCH, engine_version
 from drivetrain.learner.header import Header, short
-from drivetrain.learner.int8 import Decision, Int8Engine, Quality, cosines, make_int8
-from drivetrain.learner.pixels import same_shapes
+from drivetrain.learner.outputs import Predictions, Proof, held, in_passes, predictions
 from drivetrain.learner.recipe import Recipe, recipe_from_data, recipe_from_fastai
+from drivetrain.learner.stored import StoredLearner, store_learner
 from drivetrain.packages import absent_module
 from drivetrain.pickled import Refused, shown
-
-# What the fast engine may differ by from eager torch: in a probability, and in the cosine of embeddings.
-TOLERANCE = 1e-4
-LEAST_COSINE = 0.9999
-
-
-@dataclass(frozen=True)
-class Predictions:
-    """What a learner says of n images.
-
-    ``outputs`` (n, k): softmax, multi-label probabilities, or regression values, as ``get_preds`` gives them.
-    ``energy`` (n,): logsumexp of the logits, None but for single_label. ``chosen`` (n, k): multi-label decisions, None
-    otherwise. ``embeddings`` (n, d), None without them.
-    """
-
-    outputs: npt.NDArray[np.float32]
-    energy: npt.NDArray[np.float32] | None
-    chosen: npt.NDArray[np.bool_] | None
-    embeddings: npt.NDArray[np.float32] | None
-
-
-@dataclass(frozen=True)
-class Proof:
-    """How far an engine is from eager torch on some images. ``reason`` is empty when it may be used."""
-
-    images: int
-    difference: float
-    cosine: float
-    same_labels: bool
-    reason: str
 
 
 class ExportedLearner:
     """A fastai learner that scores images. Make one with `open_learner`."""
 
-    def __init__(
-        self,
-        recipe: Recipe,
-        sha256: str,
-        *,
-        embedding: str,
-        engine: str,
-        threads: int | None,
-        device: torch.device,
-        half: bool,
-        int8: bytes | None = None,
-    ) -> None:
-        self._recipe, self._threads, self._device, self._half = recipe, threads, device, half
+    def __init__(self, recipe: Recipe, sha256: str, *, embedding: str, device: torch.device, half: bool) -> None:
+        self._recipe, self._device, self._half = recipe, device, half
         model = recipe.model.eval()
         name, layer = ("", None) if embedding == "none" else named_layer(model, embedding)
         self._layer = layer
         self._own = None if recipe.decoder else _own_transforms(recipe.learn, device)
         self._front: Any = recipe.decoder or self._own
-        self._engine: Engine = self.eager
         outputs, size = self._probe()
         if recipe.vocab and len(recipe.vocab) != outputs:
             raise LearnerError(
@@ -102,23 +49,29 @@ class ExportedLearner:
             embedding_size=size, architecture=_architecture(model), loss=recipe.loss.name,
             transforms=recipe.transforms, unread=recipe.unread, read="fastai" if recipe.learn else "data",
         )  # fmt: skip
-        if engine == "openvino":
-            self._engine = self.fast
-        if engine == "int8":
-            if int8 is None:
-                raise LearnerError("The engine int8 needs the network that was made for it.")
-            self._engine = Int8Engine(int8, self.fast, self._decision, threads)
 
     @cached_property
     def eager(self) -> TorchEngine:
         """The network in eager torch, which every other engine is held against."""
         return TorchEngine(Served(self._recipe.model, self._recipe.front, self._layer), self._device, self._half)
 
-    @cached_property
-    def fast(self) -> OpenVinoEngine:
-        """The network in OpenVINO. Raises LearnerError with the reason why it can't be."""
+    @property
+    def decodes_in_threads(self) -> bool:
+        """Whether `prepare` may run in several threads at once; fastai's own transforms keep state."""
+        return self._own is None
+
+    def stored(self, items: Sequence[Any]) -> bytes:
+        """The learner for OpenVINO, as `StoredLearner` opens it. It keeps these prepared items, to be repeated.
+
+        Raises LearnerError with the reason why it can't be.
+        """
+        recipe = self._recipe
+        if recipe.decoder is None or recipe.decoder.shape is None:
+            raise LearnerError("its transforms do not give all images one size")
         try:
-            return OpenVinoEngine(self._convert(), self._threads)
+            model = converted(self.eager.served, recipe.decoder.shape)
+            kept = np.stack(items)
+            return store_learner(model, recipe.decoder, recipe.loss, kept, *self.eager.run(kept))
         except LearnerError:
             raise
         except ImportError as error:
@@ -126,68 +79,13 @@ class ExportedLearner:
         except Exception as error:
             raise LearnerError(f"OpenVINO can't convert it: {short(error)}") from error
 
-    def _convert(self) -> Any:
-        if self._front.shape is None:
-            raise LearnerError("its transforms do not give all images one size")
-        return converted(self.eager.served, self._front.shape)
-
-    @property
-    def _decision(self) -> Decision:
-        return Decision(self._recipe.task == "multi_label", self._recipe.loss)
-
-    def make_int8(self, calibration: Sequence[Any], checks: Iterable[Any]) -> tuple[bytes, Quality]:
-        """The network in int8, as `open_learner` takes it, and how far it is from float32. Both are prepared images.
-
-        Raises LearnerError with the reason why it can't be.
-        """
-        if self._recipe.task == "regression":
-            raise LearnerError("a regression has no labels that int8 could be held against")
-        return make_int8(self._convert(), calibration, checks, self.fast, self._decision)
-
-    @property
-    def decodes_in_threads(self) -> bool:
-        """Whether `prepare` may run in several threads at once; fastai's own transforms keep state."""
-        return self._own is None
-
-    def differs_here(self, items: Sequence[Any]) -> str:
-        """Why the engine does not give on this processor what it gave where the run began, or an empty text."""
-        if self._engine is self.eager:
-            return ""
-        # Close calls of int8 are the exact engine's, which has to prove itself here as well.
-        own = self._engine.differs() if isinstance(self._engine, Int8Engine) else ""
-        return own or self.prove(items).reason
-
-    def settle(self) -> None:
-        """Let go of torch's network where another engine computes; nothing can be proved any more from then on."""
-        if self._engine is self.eager:
-            return
-        self._recipe, self._layer = replace(self._recipe, model=nn.Identity()), None
-        del self.eager
-        # Modules refer to each other in circles; and what is free by then the C library would keep.
-        gc.collect()
-        with suppress(OSError, AttributeError):
-            ctypes.CDLL(None).malloc_trim(0)
-
-    def prove(self, items: Sequence[Any]) -> Proof:
-        """Hold the fast engine against eager torch on prepared items."""
+    def prove(self, fast: StoredLearner, items: Sequence[Any]) -> Proof:
+        """Hold a stored learner against eager torch on prepared items."""
+        expected = self._forward(items)
         try:
-            fast = self.fast
-        except LearnerError as error:
-            return Proof(0, 0.0, 0.0, False, str(error))
-        expected = self._forward(self.eager, items)
-        try:
-            found = self._forward(fast, items)
+            return held(expected, fast.meant(items))
         except Exception as error:
             return Proof(len(items), 0.0, 0.0, False, f"OpenVINO can't compute it: {short(error)}")
-        difference = float(np.abs(expected.outputs - found.outputs).max())
-        one, other = expected.embeddings, found.embeddings
-        cosine = 1.0 if one is None or other is None else float(cosines(one, other).min())
-        same = bool((expected.outputs.argmax(1) == found.outputs.argmax(1)).all())
-        # A regression's values have no scale of their own.
-        scale = max(1.0, float(np.abs(expected.outputs).max()))
-        near = difference <= TOLERANCE * scale and cosine >= LEAST_COSINE and same
-        reason = "" if near else f"OpenVINO differs by {difference:.1e}, least cosine {cosine:.6f}"
-        return Proof(len(items), difference, cosine, same, reason)
 
     def prepare(self, data: bytes, max_pixels: int) -> tuple[Any, Header]:
         """Decode one image and run the learner's item transforms: (item, header).
@@ -197,44 +95,17 @@ class ExportedLearner:
         item, header = self._front.prepare(data, max_pixels)
         return item, header
 
-    def predict(self, items: Sequence[Any]) -> list["Predictions | ImageError"]:
+    def predict(self, items: Sequence[Any]) -> list[Predictions | ImageError]:
         """Score prepared items: for each, its own Predictions (n = 1) or the ImageError that it caused."""
-        results: list[Predictions | ImageError | None] = [None] * len(items)
         most = len(items) if self._device.type == "cuda" else CPU_BATCH
-        for same in same_shapes(items):
-            for first in range(0, len(same), most):
-                self._predict_some(results, items, same[first : first + most])
-        return [result for result in results if result is not None]
+        return in_passes(items, most, self._forward)
 
-    def _predict_some(self, results: list[Any], items: Sequence[Any], places: Sequence[int]) -> None:
-        try:
-            _put(results, places, self._forward(self._engine, [items[i] for i in places]))
-        except Exception:
-            for i in places:
-                try:
-                    _put(results, [i], self._forward(self._engine, [items[i]]))
-                except Exception as error:
-                    results[i] = ImageError("learner", short(error))
-
-    def _forward(self, engine: Engine, items: Sequence[Any]) -> Predictions:
+    def _forward(self, items: Sequence[Any]) -> Predictions:
         batch = self._own.batch(items) if self._own else np.stack(items)
-        return self._predictions(*engine.run(batch))
+        return self._predictions(*self.eager.run(batch))
 
     def _predictions(self, found: npt.NDArray[np.float32], embeddings: npt.NDArray[np.float32] | None) -> Predictions:
-        """What the network's last layer says, as ``get_preds`` gives it."""
-        raw = torch.from_numpy(found)
-        loss = self._recipe.loss
-        if loss.activation == "softmax":
-            outputs = torch.softmax(raw, 1)
-        else:
-            outputs = torch.sigmoid(raw) if loss.activation == "sigmoid" else raw
-        single, multi = self._recipe.task == "single_label", self._recipe.task == "multi_label"
-        return Predictions(
-            outputs.numpy(),
-            torch.logsumexp(raw, 1).numpy() if single else None,
-            (outputs > loss.threshold).numpy() if multi else None,
-            embeddings,
-        )
+        return predictions(found, embeddings, self._recipe.task, self._recipe.loss)
 
     def body(self) -> Body:
         """The network up to its embedding, to be held against another learner's.
@@ -277,7 +148,8 @@ class ExportedLearner:
         """What a person wants to know beside `info`: parameters, activation, layers, and what computes it."""
         model = self._recipe.model
         try:
-            fast = f"OpenVINO {engine_version()} takes it; a run holds it against torch first" if self.fast else ""
+            self.stored([self.prepare(_png(_gray()), 256 * 256)[0]])
+            fast = f"OpenVINO {engine_version()} takes it; a run holds it against torch first"
         except LearnerError as error:
             fast = f"torch only: {error}"
         try:
@@ -300,7 +172,7 @@ class ExportedLearner:
     def _probe(self) -> tuple[int, int]:
         """The number of outputs and the embedding's size, from one gray image."""
         try:
-            found = self._forward(self.eager, [self.prepare(_png(_gray()), 256 * 256)[0]])
+            found = self._forward([self.prepare(_png(_gray()), 256 * 256)[0]])
         except Exception as error:
             raise LearnerError(
                 f"The learner fails on a plain gray image of 256 x 256 pixels: {short(error)}"
@@ -324,18 +196,15 @@ def open_learner(
     embedding: str = "head",
     *,
     vouched: bool = False,
-    engine: str = "torch",
     threads: int | None = None,
     gpu: bool = False,
     half: bool = False,
-    int8: bytes | None = None,
 ) -> ExportedLearner:
     """Open an export: read as data, or, when its owner vouched for it and that is not possible, by fastai.
 
-    ``embedding`` is ``head``, ``none``, or the name of a layer; ``engine`` is ``torch``, ``openvino``, or ``int8``
-    with what `ExportedLearner.make_int8` made; ``threads`` limits torch in this process (an actor has one CPU); ``gpu``
-    puts the network on the GPU that Ray gave this process (written with care, never run: we have no GPU), where
-    ``half`` means autocast to float16.
+    ``embedding`` is ``head``, ``none``, or the name of a layer; ``threads`` limits torch in this process (an actor has
+    one CPU); ``gpu`` puts the network on the GPU that Ray gave this process (written with care, never run: we have no
+    GPU), where ``half`` means autocast to float16.
     Raises TrustError when ``data`` is not what ``sha256`` names, or can be opened only by running what is inside;
     LearnerError when it can't be loaded or served.
     """
@@ -349,16 +218,7 @@ def open_learner(
     device = torch.device("cuda" if gpu else "cpu")
     recipe = _recipe(data, sha256, vouched)
     try:
-        return ExportedLearner(
-            recipe,
-            sha256,
-            embedding=embedding,
-            engine=engine,
-            threads=threads,
-            device=device,
-            half=half,
-            int8=int8,
-        )
+        return ExportedLearner(recipe, sha256, embedding=embedding, device=device, half=half)
     except DrivetrainError:
         raise
     except Exception as error:  # the network is the file's, and so is what goes wrong with it
@@ -398,16 +258,6 @@ def _own_transforms(learn: Any, device: torch.device) -> Any:
     from drivetrain.learner.own import OwnTransforms
 
     return OwnTransforms(learn, device)
-
-
-def _put(results: list[Any], where: Sequence[int], found: Predictions) -> None:
-    def of(values: Any, i: int) -> Any:
-        return None if values is None else values[i : i + 1]
-
-    for i, place in enumerate(where):
-        results[place] = Predictions(
-            found.outputs[i : i + 1], of(found.energy, i), of(found.chosen, i), of(found.embeddings, i)
-        )
 
 
 def named_layer(model: nn.Module, embedding: str) -> tuple[str, nn.Module]:
