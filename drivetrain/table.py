@@ -53,8 +53,8 @@ DESCRIPTION = (
     "run.json, in the run's folder: runs/<run_id>/run.json below the root."
 )
 # Whose values repeat.
-_WORDS = ["status", "error", "group", "split", "true_label", "label", "model_id", "run_id", "night",
-          "flags.list.element", "labels.list.element"]  # fmt: skip
+_OFTEN = ["status", "error", "group", "split", "true_label", "label", "model_id", "run_id", "night",
+          "flags.list.element", "labels.list.element", "embedding.list.element"]  # fmt: skip
 _BOUNDED = ("uri", "night", "model_id", "run_id")
 
 
@@ -288,7 +288,7 @@ class _Added:
         with (
             self._store.writing(f"{self._uri}/{name}") as sink,
             pq.ParquetWriter(
-                sink, CURRENT, compression="zstd", use_dictionary=_WORDS, metadata_collector=footers
+                sink, CURRENT, compression="zstd", use_dictionary=_OFTEN, metadata_collector=footers
             ) as writer,
         ):
             for group in _row_groups(pieces, rows):

@@ -106,7 +106,7 @@ def part(run: Run, shard: int, failed: Collection[int] = ()) -> pa.Table:
             outcome = {
                 "status": "ok", "label": vocab[best], "label_index": best, "labels": [vocab[best]],
                 "confidence": probs[best], "probs": probs.tolist(), "width": 32, "verified": True,
-                "embedding": rng.normal(size=size).astype(np.float32).tolist(),
+                "embedding": round_mantissa(rng.normal(size=size).astype(np.float32)).tolist(),
             }  # fmt: skip
         rows.append(about | outcome | {"model_id": run.record.model_id, "run_id": run.record.run_id})
     return pa.Table.from_pylist(rows, schema=row_schema(size))
