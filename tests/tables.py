@@ -16,7 +16,7 @@ from drivetrain.manifest import Plan
 from drivetrain.members import CURRENT
 from drivetrain.root import to_json
 from drivetrain.run import Run
-from drivetrain.schema import SCHEMA_MAJOR, row_schema
+from drivetrain.schema import SCHEMA_MAJOR, round_mantissa, row_schema
 from drivetrain.store import Store
 
 # Learners of different classes and embeddings; those of WIDE are long, as real ones are.
