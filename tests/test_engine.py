@@ -4,7 +4,9 @@ import json
 import os
 import subprocess
 import sys
+import zipfile
 from collections import Counter
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +17,7 @@ import zoo
 
 from drivetrain.admit import admit_learner
 from drivetrain.config import Config
-from drivetrain.engine import choose_engine
+from drivetrain.engine import choose_engine, read_network
 from drivetrain.errors import LearnerError, SettingError, StoreError, TrustError
 from drivetrain.learner import StoredLearner, open_learner, outputs
 from drivetrain.reference import build_reference, find_reference
@@ -145,6 +147,7 @@ def test_a_node_that_computes_something_else_fails_loudly(config: Config, monkey
 
 IMPORTED = """
 import sys
+import zipfile
 from drivetrain.shard import ShardScorer
 from drivetrain.store import Store
 print(ShardScorer(Store(), sys.argv[1], sys.argv[2], 16).run(0).rows)
@@ -179,6 +182,31 @@ def test_a_damaged_network_is_not_opened(config: Config) -> None:
     where.unlink()
     with pytest.raises(StoreError, match=r"network.json names, which is gone"):
         ShardScorer(Store(), run.layout.root, run.record.run_id, 16)
+
+
+class Payload:
+    """Unpickled, it leaves a file."""
+
+    def __init__(self, mark: Path) -> None:
+        self._mark = mark
+
+    def __reduce__(self) -> Any:
+        return Path.touch, (self._mark,)
+
+
+def test_a_pickle_inside_a_stored_network_is_not_unpickled(config: Config, tmp_path: Path) -> None:
+    run = run_of(config, score_images(config))
+    info = admit_learner(run.store, run.layout, config)
+    whole, hostile, arrays = BytesIO(read_network(run.store, run.layout, info.model_id, "head")), BytesIO(), BytesIO()
+    np.savez(arrays, kept=np.array([Payload(tmp_path / "ran")], dtype=object))
+    with zipfile.ZipFile(whole) as old, zipfile.ZipFile(hostile, "w") as new:
+        for name in old.namelist():
+            new.writestr(name, arrays.getvalue() if name == "kept.npz" else old.read(name))
+    with pytest.raises(LearnerError, match="can't be read"):
+        StoredLearner(hostile.getvalue(), info)
+    assert not (tmp_path / "ran").exists()
+    np.load(BytesIO(arrays.getvalue()), allow_pickle=True)["kept"]
+    assert (tmp_path / "ran").exists(), "the payload works where pickles are allowed"
 
 
 def test_every_image_is_read_once_the_next_shards_too(config: Config, monkeypatch: pytest.MonkeyPatch) -> None:
