@@ -70,7 +70,7 @@ def main() -> None:
     for learner in given.learners:
         images, seconds, samples = watched(learner, given.images, given.engine)
         for number, each in enumerate(samples.values(), 1):
-            # The first seconds are the start: imports, the learner, the proof.
+            # The first seconds are the start: imports, the learner.
             scoring = each[len(each) // 10 :]
             quarter = max(1, len(scoring) // 4)
             cells = []

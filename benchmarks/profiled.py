@@ -61,7 +61,7 @@ def clocked(clock: Clock) -> None:
 
 
 class Timed:
-    """What an actor holds; its first shard, in which the engine proves itself, is not counted."""
+    """What an actor holds; its first shard, in which all is warmed up, is not counted."""
 
     def __init__(self, clock: Clock, worker: Any) -> None:
         self._clock, self._worker = clock, worker

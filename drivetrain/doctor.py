@@ -6,8 +6,8 @@ deadline, since a store's own patience is minutes: all of `check_setup` ends wit
 
 `check_setup` looks at everything. `check_first` is what a job runs before its work: versions, the root, the learner's
 object and one image, all at once. It leaves out what the job does next anyway, with the same messages: hashing and
-opening the learner, and, where a learner is new to a root, scoring real images (`engine`). A known learner is opened by
-the actors alone: here it would cost every job torch's import, and their first shard tells the same.
+opening the learner, and, where a learner is new to a root, scoring real images (`engine`). A known learner is not
+opened here: it would cost every job torch's import, and each actor holds what it opens against torch's answers.
 """
 
 import io

@@ -50,12 +50,15 @@ def choose_engine(store: Store, layout: Layout, config: Config, info: LearnerInf
         return "torch", "asked for" if config.engine == "torch" else "the network runs on GPUs"
     record = layout.proof(info.model_id, config.embedding)
     proof = from_json(store, record)
-    # A root from before networks were stored has a proof and none: both are made anew, once.
-    if proof is None or (not proof["reason"] and not store.exists(layout.network(info.model_id, config.embedding))):
+    if proof is None:
         proof = _prove(store, layout, config, info, some)
         if proof["images"] or proof["final"]:
             store.create(record, to_json(proof))
             proof = from_json(store, record) or proof
+    elif not proof["reason"] and not store.exists(layout.network(info.model_id, config.embedding)):
+        # A root from before networks were stored. Its engine stays as it is, whatever comes of this: with no network
+        # actors open the export.
+        _prove(store, layout, config, info, some)
     reason = str(proof["reason"])
     if reason and config.engine != "auto":
         raise SettingError(

@@ -266,7 +266,7 @@ def _gpus(run: Run, config: Config) -> float:
 
 
 def _scorer(*about: Any, **how: Any) -> pool.Worker[PartCounts]:
-    """What an actor makes its worker with. Torch and fastai, 0.6 GB, are imported there and not in the driver."""
+    """What an actor makes its worker with. What opens a learner is imported there and not in the driver."""
     from drivetrain.shard import ShardScorer
 
     return ShardScorer(*about, **how)

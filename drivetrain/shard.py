@@ -243,7 +243,7 @@ def open_as(
 ) -> "ExportedLearner | StoredLearner":
     """Open a learner of the root under the settings of its runs. Raises LearnerError.
 
-    On a CPU that is the stored one, which has to give on this processor what torch gave where it was made.
+    On a CPU that is the stored one, which has to give on this processor what torch gave where it was proved.
     """
     model_id, embedding, engine = sha256[:12], settings["embedding"], settings["engine"]
     threads = 1 if one_thread else None
@@ -253,13 +253,19 @@ def open_as(
         half = settings["precision"] == "float16"
         data = store.read(layout.export(model_id))
         return open_learner(data, sha256, embedding, vouched=vouched, half=half, threads=threads, gpu=gpu)
-    info = known_learner(store, layout, model_id, embedding)
-    assert info is not None, "what a run is made with is known"
     int8 = read_int8(store, layout, model_id, embedding) if engine == "int8" else None
-    learner = StoredLearner(read_network(store, layout, model_id, embedding), info, threads, int8)
+    info = known_learner(store, layout, model_id, embedding)
+    if info is not None and store.exists(layout.network(model_id, embedding)):
+        learner = StoredLearner(read_network(store, layout, model_id, embedding), info, threads, int8)
+    else:
+        # A root from before networks were stored.
+        from drivetrain.learner import open_learner
+
+        export = store.read(layout.export(model_id))
+        learner = open_learner(export, sha256, embedding, vouched=vouched, threads=threads).as_stored(threads, int8)
     if reason := learner.differs_here():
         raise LearnerError(
-            f"On {platform.node()} the engine {engine} does not give what it gave where the run began: {reason}. "
+            f"On {platform.node()} the engine {engine} does not give what it gave where it was proved: {reason}. "
             "Use   --engine torch   for clusters of different machines."
         )
     return learner

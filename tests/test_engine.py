@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 import zoo
 
+from drivetrain import shard
 from drivetrain.admit import admit_learner
 from drivetrain.config import Config
 from drivetrain.engine import choose_engine, read_network
@@ -138,16 +139,28 @@ def test_a_reference_by_torch_serves_a_run_by_openvino(config: Config) -> None:
 
 
 def test_a_node_that_computes_something_else_fails_loudly(config: Config, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Here no difference is small enough, as if this node's processor gave other numbers."""
+    """What torch gave where the network was proved is changed, as if this node's processor gave other numbers."""
     run = run_of(config, score_images(config))
-    monkeypatch.setattr(outputs, "TOLERANCE", -1.0)
-    with pytest.raises(LearnerError, match=r"does not give what it gave where the run began.*--engine torch"):
-        ShardScorer(Store(), run.layout.root, run.record.run_id, 16)
+    read = shard.read_network
+    for array in ("raw", "embeddings"):
+        monkeypatch.setattr(shard, "read_network", lambda *about, array=array: changed(read(*about), array))
+        with pytest.raises(LearnerError, match=r"does not give what it gave where it was proved.*--engine torch"):
+            ShardScorer(Store(), run.layout.root, run.record.run_id, 16)
+
+
+def changed(stored: bytes, array: str) -> bytes:
+    """A stored learner that kept other answers of torch's, turned round from image to image."""
+    whole, sink, arrays = BytesIO(stored), BytesIO(), BytesIO()
+    with zipfile.ZipFile(whole) as old, zipfile.ZipFile(sink, "w") as new:
+        kept = dict(np.load(BytesIO(old.read("kept.npz"))))
+        np.savez(arrays, **kept | {array: np.roll(kept[array], 1, axis=1)})
+        for name in old.namelist():
+            new.writestr(name, arrays.getvalue() if name == "kept.npz" else old.read(name))
+    return sink.getvalue()
 
 
 IMPORTED = """
 import sys
-import zipfile
 from drivetrain.shard import ShardScorer
 from drivetrain.store import Store
 print(ShardScorer(Store(), sys.argv[1], sys.argv[2], 16).run(0).rows)
@@ -164,12 +177,30 @@ def test_an_actor_on_a_cpu_scores_without_torch_and_fastai(config: Config) -> No
     assert done.stdout.splitlines() == [str(run.counts(0).rows), "[]"]
 
 
-def test_a_root_from_before_networks_were_stored_gets_one(config: Config) -> None:
-    before = run_of(config, score_images(config))
-    model = before.record.model_id
-    os.unlink(before.layout.network(model))
-    after = run_of(config, score_images(config.model_copy(update={"name": "second"})))
-    assert before.store.exists(before.layout.network(model)) and after.record.settings == before.record.settings
+def said(worker: ShardScorer, photos: list[Path]) -> Any:
+    """The probabilities that an actor's learner gives the first photos."""
+    learner = worker._learner
+    items = [learner.prepare(path.read_bytes(), 10_000_000)[0] for path in photos[:20]]
+    return np.concatenate([each.outputs for each in learner.predict(items)])  # type: ignore[union-attr]
+
+
+def test_a_root_from_before_networks_were_stored_goes_on_and_gets_one(config: Config, photos: list[Path]) -> None:
+    """Its engine stays, whatever comes of the new proof: another one would be another run."""
+    run = run_of(config, score_images(config))
+    store, layout, model = run.store, run.layout, run.record.model_id
+    expected = said(ShardScorer(store, layout.root, run.record.run_id, 16), photos)
+    os.unlink(layout.network(model))
+    np.testing.assert_array_equal(said(ShardScorer(store, layout.root, run.record.run_id, 16), photos), expected)
+    info = admit_learner(store, layout, config)
+    few, many = (lambda: iter(str(path) for path in photos[:3])), (lambda: iter(str(path) for path in photos))
+    assert choose_engine(store, layout, config, info, few) == ("openvino", "")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(outputs, "TOLERANCE", -1.0)
+        assert choose_engine(store, layout, config, info, many) == ("openvino", "")
+    assert not store.exists(layout.network(model))
+    assert choose_engine(store, layout, config, info, many) == ("openvino", "")
+    assert store.exists(layout.network(model))
+    assert run_of(config, score_images(config)).record.run_id == run.record.run_id
 
 
 def test_a_damaged_network_is_not_opened(config: Config) -> None:
@@ -223,8 +254,8 @@ def test_every_image_is_read_once_the_next_shards_too(config: Config, monkeypatc
     monkeypatch.setattr(Store, "read", counted)
     shards = list(range(run.record.shards))
     assert len(shards) > 1
-    for shard, upcoming in zip(shards, [*shards[1:], None], strict=True):
-        worker.run(shard, upcoming)
+    for each, upcoming in zip(shards, [*shards[1:], None], strict=True):
+        worker.run(each, upcoming)
     images = set(run.manifest(["uri"])["uri"].to_pylist())
     assert {uri for uri in reads if uri in images} == images and {reads[uri] for uri in images} == {1}
 

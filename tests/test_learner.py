@@ -16,10 +16,12 @@ import torch
 from fastai.vision.all import Learner, load_learner
 from PIL import Image
 from torch import nn
+from torchvision.transforms.functional import pad
 
 from drivetrain.errors import ImageError, LearnerError, TrustError
 from drivetrain.export import read_export
-from drivetrain.learner import Predictions, embedding_layer, open_learner
+from drivetrain.learner import Predictions, embedding_layer, open_learner, pixels
+from drivetrain.learner.outputs import Loss, predictions
 from drivetrain.store import Store
 
 pytestmark = pytest.mark.slow
@@ -194,3 +196,42 @@ def test_embedding_layer_of_a_plain_model_is_its_last_linear() -> None:
     assert (name, layer) == ("3", model[3])
     with pytest.raises(LearnerError, match='embedding = "none"'):
         embedding_layer(nn.Conv2d(3, 4, 1))
+
+
+@pytest.mark.parametrize("pad_mode", ["zeros", "border", "reflection"])
+@pytest.mark.parametrize("mode", ["RGB", "L"])
+def test_images_are_padded_as_torchvision_does(pad_mode: str, mode: str) -> None:
+    """Which fastai pads with; pads larger than the image too."""
+    rng = np.random.default_rng(0)
+    known = {"zeros": "constant", "border": "edge", "reflection": "reflect"}[pad_mode]
+    for width, height, box in ((30, 20, (41, 47)), (7, 50, (64, 64)), (9, 5, (5, 31))):
+        image = Image.fromarray(rng.integers(0, 256, (height, width, 3), dtype=np.uint8)).convert(mode)
+        corner = (width - box[0]) // 2, (height - box[1]) // 2
+        before = [max(-corner[0], 0), max(-corner[1], 0)]
+        after = [max(box[0] - width + corner[0], 0), max(box[1] - height + corner[1], 0)]
+        right, bottom = min(corner[0] + box[0], width), min(corner[1] + box[1], height)
+        inside = image.crop((max(corner[0], 0), max(corner[1], 0), right, bottom))
+        expected = pad(inside, [*before, *after], padding_mode=known)
+        found = pixels._crop_pad(image, box, corner, pad_mode)
+        assert found.mode == expected.mode
+        np.testing.assert_array_equal(np.asarray(found), np.asarray(expected))
+
+
+@pytest.mark.parametrize("task", ["single_label", "multi_label", "regression"])
+def test_what_the_last_layer_says_is_what_torch_makes_of_it(task: Any) -> None:
+    """Extreme and missing values too, and a network with one output."""
+    rng = np.random.default_rng(0)
+    activation: Any = {"single_label": "softmax", "multi_label": "sigmoid", "regression": "none"}[task]
+    for outputs in (1, 4):
+        raw = (30 * rng.standard_normal((50, outputs))).astype(np.float32)
+        raw[0, 0], raw[1, 0], raw[2, 0] = 1e30, -1e30, np.nan
+        found = predictions(raw, None, task, Loss("loss", activation, 0.5))
+        given = torch.from_numpy(raw)
+        made = {"softmax": given.softmax(1), "sigmoid": given.sigmoid(), "none": given}[activation]
+        assert found.outputs.dtype == np.float32 and found.outputs.shape == raw.shape
+        np.testing.assert_allclose(found.outputs, made.numpy(), rtol=1e-5, atol=1e-7)
+        if task == "single_label":
+            assert found.energy is not None and found.energy.dtype == np.float32
+            np.testing.assert_allclose(found.energy, given.logsumexp(1).numpy(), rtol=1e-6)
+        if found.chosen is not None:
+            np.testing.assert_array_equal(found.chosen, (made > 0.5).numpy())

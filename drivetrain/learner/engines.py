@@ -22,6 +22,7 @@ from drivetrain.learner.outputs import Floats
 # Images in one pass on a CPU: with more the activations leave its cache (benchmarks/engines.md).
 CPU_BATCH = 8
 
+# The last one is named for what int8 says of itself there; roots hold such files.
 _XML, _WEIGHTS, _ARRAYS, _ABOUT = "model.xml", "model.bin", "kept.npz", "quality.json"
 
 
@@ -53,11 +54,20 @@ class OpenVinoEngine:
 
 
 def packed(model: Any, arrays: dict[str, Any], about: dict[str, Any]) -> bytes:
-    """A network with arrays and JSON of its own as one file, so that it never lies beside those of another."""
+    """A network with arrays and JSON of its own as one file, so that it never lies beside those of another.
+
+    Raises OSError when the folder for temporary files can't take it.
+    """
     sink, beside = io.BytesIO(), io.BytesIO()
     np.savez(beside, **arrays)
     with tempfile.TemporaryDirectory() as folder, zipfile.ZipFile(sink, "w") as archive:
-        openvino_module().save_model(model, f"{folder}/{_XML}", compress_to_fp16=False)
+        try:
+            openvino_module().save_model(model, f"{folder}/{_XML}", compress_to_fp16=False)
+        except RuntimeError as error:
+            # No fault of the network, which is not to be thought of as one that can't be saved.
+            raise OSError(
+                f"A network can't be written below {folder}: {short(error)}. Make room, or set TMPDIR."
+            ) from error
         for name in (_XML, _WEIGHTS):
             archive.write(Path(folder, name), name)
         archive.writestr(_ARRAYS, beside.getvalue())
@@ -72,16 +82,22 @@ def unpacked(stored: bytes) -> tuple[Any, dict[str, Any], dict[str, Any]]:
             model = openvino_module().Core().read_model(archive.read(_XML), archive.read(_WEIGHTS))
             arrays = dict(np.load(io.BytesIO(archive.read(_ARRAYS)), allow_pickle=False))
             return model, arrays, json.loads(archive.read(_ABOUT))
+    except LearnerError:
+        raise
     except Exception as error:
-        raise LearnerError(f"The stored network can't be read: {short(error)}") from error
+        raise LearnerError(
+            f"The stored network can't be read by OpenVINO {engine_version()}: {short(error)}"
+        ) from error
 
 
 def openvino_module() -> Any:
-    """OpenVINO, imported so that it reports to nobody."""
+    """OpenVINO, imported so that it reports to nobody. Raises LearnerError where it is not installed."""
     # OpenVINO tells Google Analytics that it is used, unless this package can't be imported. Our users were not asked.
     sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
-    import openvino
-
+    try:
+        import openvino
+    except ImportError as error:
+        raise LearnerError(f"OpenVINO is not installed here: {error}") from error
     return openvino
 
 

@@ -95,8 +95,6 @@ def _unreadable(error: Exception) -> str:
 class OwnTransforms:
     """The learner's item and batch transforms, run by fastai's pipelines as `get_preds` runs them."""
 
-    shape = None
-
     def __init__(self, learn: Learner, device: torch.device) -> None:
         transforms = learn.dls.valid_ds.tls[0].tfms.fs
         opener = next(i for i, each in enumerate(transforms) if ".create" in getattr(each, "name", "") + repr(each))

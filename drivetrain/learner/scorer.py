@@ -1,7 +1,7 @@
 """An exported learner as a scorer of images: bytes in, predictions out.
 
-Knows which way in a file takes (as data, or by fastai when it is vouched for), which engine computes, and how an engine
-proves itself. Does not know where an image comes from or where its row goes.
+Knows which way in a file takes (as data, or by fastai when it is vouched for), and how another engine proves itself
+against eager torch, which computes here. Does not know where an image comes from or where its row goes.
 """
 
 import hashlib
@@ -68,16 +68,20 @@ class ExportedLearner:
         recipe = self._recipe
         if recipe.decoder is None or recipe.decoder.shape is None:
             raise LearnerError("its transforms do not give all images one size")
+        kept = np.stack(items)
+        raw, embeddings = self.eager.run(kept)
         try:
             model = converted(self.eager.served, recipe.decoder.shape)
-            kept = np.stack(items)
-            return store_learner(model, recipe.decoder, recipe.loss, kept, *self.eager.run(kept))
         except LearnerError:
             raise
-        except ImportError as error:
-            raise LearnerError(f"OpenVINO is not installed here: {error}") from error
         except Exception as error:
             raise LearnerError(f"OpenVINO can't convert it: {short(error)}") from error
+        return store_learner(model, recipe.decoder, recipe.loss, kept, raw, embeddings)
+
+    def as_stored(self, threads: int | None = None, int8: bytes | None = None) -> StoredLearner:
+        """The learner for OpenVINO, opened, with a gray image to be repeated. Raises LearnerError as `stored` does."""
+        gray = self.prepare(_png(_gray()), 256 * 256)[0]
+        return StoredLearner(self.stored([gray]), self.info, threads, int8)
 
     def prove(self, fast: StoredLearner, items: Sequence[Any]) -> Proof:
         """Hold a stored learner against eager torch on prepared items."""
@@ -148,7 +152,7 @@ class ExportedLearner:
         """What a person wants to know beside `info`: parameters, activation, layers, and what computes it."""
         model = self._recipe.model
         try:
-            self.stored([self.prepare(_png(_gray()), 256 * 256)[0]])
+            self.as_stored()
             fast = f"OpenVINO {engine_version()} takes it; a run holds it against torch first"
         except LearnerError as error:
             fast = f"torch only: {error}"

@@ -38,20 +38,23 @@ class StoredLearner:
             self._loss = Loss(**about["loss"])
             self._kept = arrays["kept"]
             self._expected = self._said(arrays["raw"], arrays.get("embeddings"))
-        except (KeyError, TypeError) as error:
-            raise LearnerError(f"The stored network can't be read: it says nothing of {error}") from error
-        try:
             self._exact = OpenVinoEngine(model, threads)
+            self._engine: Engine = self._exact if int8 is None else self._quantised(int8, threads)
+        except LearnerError:
+            raise
         except Exception as error:
-            raise LearnerError(f"OpenVINO can't compute it: {short(error)}") from error
-        self._engine: Engine = self._exact
-        if int8 is not None:
-            self._engine = Int8Engine(int8, self._exact, self._decision, threads)
+            raise LearnerError(f"OpenVINO can't take what was stored: {short(error)}") from error
+
+    def _quantised(self, int8: bytes, threads: int | None) -> Int8Engine:
+        return Int8Engine(int8, self._exact, self._decision, threads)
 
     def differs_here(self) -> str:
         """Why the engine does not give on this processor what it gave where it was made, or an empty text."""
-        own = self._engine.differs() if isinstance(self._engine, Int8Engine) else ""
-        return own or held(self._expected, self._said(*self._exact.run(self._kept))).reason
+        try:
+            own = self._engine.differs() if isinstance(self._engine, Int8Engine) else ""
+            return own or held(self._expected, self._said(*self._exact.run(self._kept))).reason
+        except Exception as error:
+            return f"OpenVINO can't compute it: {short(error)}"
 
     def prepare(self, data: bytes, max_pixels: int) -> tuple[Any, Header]:
         """Decode one image and run the learner's item transforms: (pixels, header).
@@ -85,16 +88,12 @@ class StoredLearner:
         return predictions(raw, embeddings, self.info.task, self._loss)
 
 
-def store_learner(
-    model: Any, decoder: Decoder | None, loss: Loss, kept: Any, raw: Floats, embeddings: Floats | None
-) -> bytes:
+def store_learner(model: Any, decoder: Decoder, loss: Loss, kept: Any, raw: Floats, embeddings: Floats | None) -> bytes:
     """A learner as one file for `StoredLearner`.
 
     ``model``: OpenVINO's; ``kept``: prepared images (n, height, width, channels), of which torch says ``raw`` (n, k)
-    and ``embeddings`` (n, d). Raises LearnerError for a learner whose pixels only fastai can make.
+    and ``embeddings`` (n, d). Raises OSError when the folder for temporary files can't take it.
     """
-    if decoder is None:
-        raise LearnerError("only fastai's own transforms can prepare its images")
     steps = [{"kind": type(step).__name__} | asdict(step) for step in decoder.steps]  # type: ignore[call-overload]
     arrays = {"kept": kept, "raw": raw} | ({} if embeddings is None else {"embeddings": embeddings})
     return packed(model, arrays, {"decoder": {"mode": decoder.mode, "steps": steps}, "loss": asdict(loss)})
