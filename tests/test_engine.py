@@ -67,6 +67,26 @@ def test_openvino_scores_after_its_proof_and_torch_scores_the_same(config: Confi
     np.testing.assert_allclose(np.stack(one["embedding"]), np.stack(other["embedding"]), rtol=2e-3, atol=1e-4)
 
 
+def test_a_dry_run_probes_openvino_on_actors_that_get_the_network_with_their_worker(
+    config: Config, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It is nowhere else: a dry run writes nothing."""
+    found = score_images(config.model_copy(update={"dry_run": True, "actors": 2}))
+    assert found["probed"] > 0 and found["actors"] == 2 and "torch, more slowly" not in capsys.readouterr().err
+    assert not Path(str(config.root)).exists()
+    assert run_of(config, score_images(config)).record.settings["engine"] == "openvino"
+
+
+@pytest.mark.parametrize(("embedding", "size"), [("none", 0), ("1.0", 64)])
+def test_another_layer_or_none_is_stored_and_scored_for_itself(config: Config, embedding: str, size: int) -> None:
+    run = run_of(config, score_images(config.model_copy(update={"embedding": embedding})))
+    assert run.record.settings["engine"] == "openvino" and run.record.embedding_size == size
+    assert run.store.exists(run.layout.network(run.record.model_id, embedding))
+    assert not run.store.exists(run.layout.network(run.record.model_id))
+    rows = run.rows(["status", "embedding"]).to_pylist()
+    assert {row["status"] for row in rows} == {"ok"} and {len(row["embedding"] or ()) for row in rows} == {size}
+
+
 def test_the_proof_is_made_once(config: Config) -> None:
     score_images(config)
     store, layout = open_root(config)
