@@ -41,7 +41,7 @@ def measure(learner: str, labels: str, repeats: int) -> dict[str, Any]:
     items = [exported.prepare(Path(each["fname"]).read_bytes(), 10**8)[0] for each in photos]
     held_out = [place for place, each in enumerate(photos) if each["is_valid"] == "True"]
     trained = [items[place] for place in sorted(set(range(len(items))) - set(held_out))]
-    stored, info = exported.stored(items[:8]), exported.info
+    stored, info = exported.stored(items), exported.info
     exact = StoredLearner(stored, info, 1)
     halves = held_out[::2], held_out[1::2]
     times: dict[str, list[float]] = {"float32": [], "int8": [], "made": []}

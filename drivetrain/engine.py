@@ -21,8 +21,6 @@ from drivetrain.store import Store, several_at_once
 # Real images that the fast engine is held against eager torch on, and the fewest that prove anything.
 PROOF_IMAGES = 32
 FEWEST_IMAGES = 4
-# Images that are stored with a network, to be repeated by every processor.
-KEPT_IMAGES = 8
 # Images that int8's ranges are taken from, those that it is held against float32 on, and the fewest of these.
 CALIBRATION_IMAGES = 300
 CHECK_IMAGES = 1000
@@ -94,7 +92,7 @@ def _stored(store: Store, layout: Layout, config: Config, learner: Any, items: l
     from drivetrain.learner import Proof, StoredLearner
 
     try:
-        made = learner.stored(items[:KEPT_IMAGES])
+        made = learner.stored(items)
         proof = learner.prove(StoredLearner(made, learner.info), items)
     except LearnerError as error:
         return Proof(0, 0.0, 0.0, False, str(error))

@@ -78,7 +78,7 @@ def opened(exported: learners.Exported, **more: Any) -> ExportedLearner:
 
 def stored(learner: ExportedLearner, paths: list[Path]) -> StoredLearner:
     """The learner as actors open it."""
-    return StoredLearner(learner.stored(items_of(learner, paths[:8])), learner.info)
+    return StoredLearner(learner.stored(items_of(learner, paths)), learner.info)
 
 
 def items_of(learner: ExportedLearner | StoredLearner, paths: list[Path]) -> list[Any]:

@@ -21,6 +21,8 @@ from drivetrain.learner.outputs import Floats
 
 # Images in one pass on a CPU: with more the activations leave its cache (benchmarks/engines.md).
 CPU_BATCH = 8
+# Images kept with a stored network, whose outputs every processor must repeat.
+KEPT_IMAGES = 8
 
 # The last one is named for what int8 says of itself there; roots hold such files.
 _XML, _WEIGHTS, _ARRAYS, _ABOUT = "model.xml", "model.bin", "kept.npz", "quality.json"

@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from drivetrain.errors import LearnerError
-from drivetrain.learner.engines import CPU_BATCH, Engine, OpenVinoEngine, openvino_module, packed, unpacked
+from drivetrain.learner.engines import CPU_BATCH, KEPT_IMAGES, Engine, OpenVinoEngine, openvino_module, packed, unpacked
 from drivetrain.learner.header import short
 from drivetrain.learner.outputs import Floats, Loss, cosines
 
@@ -27,8 +27,6 @@ CHEAP = 0.1
 MAY_DIFFER = 0.0025
 # With more images computed twice, int8 saves too little to be worth other embeddings.
 MOST_RECOMPUTED = 0.5
-# Images kept with the network, whose outputs every processor must repeat.
-KEPT_IMAGES = 8
 
 
 @dataclass(frozen=True)

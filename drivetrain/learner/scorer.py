@@ -20,7 +20,7 @@ from drivetrain.errors import DrivetrainError, ImageError, LearnerError, TrustEr
 from drivetrain.export import LearnerInfo, how_to_trust
 from drivetrain.learner.body import Body, body_of, head_of, road_of
 from drivetrain.learner.eager import Served, TorchEngine, converted
-from drivetrain.learner.engines import CPU_BATCH, engine_version
+from drivetrain.learner.engines import CPU_BATCH, KEPT_IMAGES, engine_version
 from drivetrain.learner.header import Header, short
 from drivetrain.learner.outputs import Predictions, Proof, held, in_passes, predictions
 from drivetrain.learner.recipe import Recipe, recipe_from_data, recipe_from_fastai
@@ -61,14 +61,14 @@ class ExportedLearner:
         return self._own is None
 
     def stored(self, items: Sequence[Any]) -> bytes:
-        """The learner for OpenVINO, as `StoredLearner` opens it. It keeps these prepared items, to be repeated.
+        """The learner for OpenVINO, as `StoredLearner` opens it. It keeps the first of the prepared items.
 
         Raises LearnerError with the reason why it can't be.
         """
         recipe = self._recipe
         if recipe.decoder is None or recipe.decoder.shape is None:
             raise LearnerError("its transforms do not give all images one size")
-        kept = np.stack(items)
+        kept = np.stack(items[:KEPT_IMAGES])
         raw, embeddings = self.eager.run(kept)
         try:
             model = converted(self.eager.served, recipe.decoder.shape)
