@@ -162,6 +162,14 @@ def test_one_flipped_bit_in_a_vouched_file_is_refused_before_parsing(
     print("one flipped bit in a vouched file: refused before parsing")
 
 
+def test_looking_at_a_learner_writes_nothing(export: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "export.pkl"
+    path.write_bytes(export)
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "nowhere"))
+    assert str(inspect_learner(Config(learner=str(path)))["engine"]).startswith("OpenVINO")
+    assert os.listdir(tmp_path) == ["export.pkl"]
+
+
 @pytest.fixture
 def limited_memory() -> Iterator[None]:
     """What a mutated network may ask for: 4 GiB more than what this process has mapped."""

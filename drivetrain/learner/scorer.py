@@ -23,6 +23,7 @@ from drivetrain.learner.eager import Served, TorchEngine, converted
 from drivetrain.learner.engines import CPU_BATCH, KEPT_IMAGES, engine_version
 from drivetrain.learner.header import Header, short
 from drivetrain.learner.outputs import Predictions, Proof, held, in_passes, predictions
+from drivetrain.learner.pixels import Decoder
 from drivetrain.learner.recipe import Recipe, recipe_from_data, recipe_from_fastai
 from drivetrain.learner.stored import StoredLearner, store_learner
 from drivetrain.packages import absent_module
@@ -65,18 +66,22 @@ class ExportedLearner:
 
         Raises LearnerError with the reason why it can't be.
         """
-        recipe = self._recipe
-        if recipe.decoder is None or recipe.decoder.shape is None:
-            raise LearnerError("its transforms do not give all images one size")
+        model, decoder = self._for_openvino()
         kept = np.stack(items[:KEPT_IMAGES])
         raw, embeddings = self.eager.run(kept)
+        return store_learner(model, decoder, self._recipe.loss, kept, raw, embeddings)
+
+    def _for_openvino(self) -> tuple[Any, Decoder]:
+        """OpenVINO's model of the network, and what prepares its images."""
+        decoder = self._recipe.decoder
+        if decoder is None or decoder.shape is None:
+            raise LearnerError("its transforms do not give all images one size")
         try:
-            model = converted(self.eager.served, recipe.decoder.shape)
+            return converted(self.eager.served, decoder.shape), decoder
         except LearnerError:
             raise
         except Exception as error:
             raise LearnerError(f"OpenVINO can't convert it: {short(error)}") from error
-        return store_learner(model, recipe.decoder, recipe.loss, kept, raw, embeddings)
 
     def as_stored(self, threads: int | None = None, int8: bytes | None = None) -> StoredLearner:
         """The learner for OpenVINO, opened, with a gray image to be repeated. Raises LearnerError as `stored` does."""
@@ -152,7 +157,8 @@ class ExportedLearner:
         """What a person wants to know beside `info`: parameters, activation, layers, and what computes it."""
         model = self._recipe.model
         try:
-            self.as_stored()
+            # Not stored for this: to look at a learner writes nothing.
+            self._for_openvino()
             fast = f"OpenVINO {engine_version()} takes it; a run holds it against torch first"
         except LearnerError as error:
             fast = f"torch only: {error}"
