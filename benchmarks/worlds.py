@@ -153,10 +153,10 @@ def fit_head(learn: Any) -> None:
 class Eye:
     """Scores images with a learner."""
 
-    def __init__(self, export: bytes) -> None:
+    def __init__(self, export: bytes, embedding: str) -> None:
         from drivetrain.learner import StoredLearner, open_learner
 
-        exported = open_learner(export, hashlib.sha256(export).hexdigest())
+        exported = open_learner(export, hashlib.sha256(export).hexdigest(), embedding)
         gray = exported.prepare(encoded(Image.new("RGB", (64, 64), (128, 128, 128))), 10**8)[0]
         self._learner = StoredLearner(exported.stored([gray]), exported.info, threads=2)
         self.vocab = exported.info.vocab
@@ -179,7 +179,7 @@ def make(given: argparse.Namespace) -> dict[str, np.ndarray]:
     rng = np.random.default_rng(0)
     order = rng.permutation(len(frame_))
     trained, rest = order[: given.train], order[given.train :]
-    eye = Eye(learner_of(frame_.iloc[trained], given.size, given.fine_tune))
+    eye = Eye(learner_of(frame_.iloc[trained], given.size, given.fine_tune), given.embedding)
     datas = frame_["data"].tolist()
     places = {word: place for place, word in enumerate(eye.vocab)}
     world: dict[str, Any] = {"truth": np.array([places[str(label)] for label in frame_["label"].iloc[rest]])}
@@ -218,6 +218,7 @@ def main() -> None:
     parser.add_argument("--shifted", type=int, default=5000)
     parser.add_argument("--size", type=int, default=128)
     parser.add_argument("--fine-tune", action="store_true")
+    parser.add_argument("--embedding", default="head", help="head, or the name of a layer")
     warnings.simplefilter("ignore")
     given = parser.parse_args()
     np.savez(given.out, **make(given))

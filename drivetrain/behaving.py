@@ -20,7 +20,7 @@ import pyarrow as pa
 from drivetrain import cluster, pool, site, stability
 from drivetrain.admit import admit_known
 from drivetrain.aliases import current
-from drivetrain.bundle import GROUPING, groups_of
+from drivetrain.bundle import groups_of
 from drivetrain.cases import Answer, Case, check_cases, read_cases
 from drivetrain.config import Config
 from drivetrain.console import Counting, busy, say
@@ -28,6 +28,7 @@ from drivetrain.doctor import check_first
 from drivetrain.engine import choose_engine
 from drivetrain.errors import SettingError
 from drivetrain.export import LearnerInfo, Task
+from drivetrain.groups import GROUPING
 from drivetrain.layout import Layout
 from drivetrain.named import known_id, named_learner
 from drivetrain.perturbations import OF_ANOTHER_SIZE, PERTURBATIONS

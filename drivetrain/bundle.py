@@ -19,20 +19,17 @@ from drivetrain.config import Config
 from drivetrain.console import busy
 from drivetrain.errors import SettingError
 from drivetrain.findings import Seen, SelfTest
-from drivetrain.groups import by_pattern, near_duplicates
+from drivetrain.groups import by_pattern, names_column, near_duplicates
 from drivetrain.layout import Layout
 from drivetrain.lens import Indices, Lens, Matrix, Scores, from_arrays, learn
 from drivetrain.reference import MOST_ROWS, SCORE_COLUMNS, Reference, scores_of
 from drivetrain.run import Run
-from drivetrain.schema import row_schema
 from drivetrain.selftest import self_test
 from drivetrain.sketch import Totals, candidates, chosen_by_hash, merged, totals_of
 from drivetrain.store import Store, parquet_bytes
 
 TOTALS = b"drivetrain-totals"
 CANDIDATE = "candidate"
-# The columns of a row that may say what belongs together.
-GROUPING = ("group", "content_hash", "true_label", "label", "size", "width", "height")
 
 
 @dataclass(frozen=True)
@@ -122,9 +119,7 @@ def groups_of(rows: pa.Table, whitened: Matrix | None, group_by: str | None) -> 
     """
     if group_by is None:
         return (np.arange(len(rows)), "") if whitened is None else (near_duplicates(whitened), "near-duplicates")
-    if group_by in row_schema(0).names:
-        if group_by not in GROUPING:
-            raise SettingError(f"group_by = {group_by!r}: no column to group by; known: {', '.join(GROUPING)}.")
+    if names_column(group_by):
         values = rows[group_by].to_pylist()
         if all(value is None for value in values):
             raise SettingError(f"group_by = {group_by!r}: the column {group_by} is empty.")

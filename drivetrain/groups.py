@@ -6,7 +6,7 @@ nights were measured).
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 from scipy.sparse import coo_array
@@ -15,12 +15,50 @@ from scipy.stats import chi2
 
 from drivetrain.errors import SettingError
 from drivetrain.lens import Indices, Matrix
+from drivetrain.schema import row_schema
 
+# Columns of a run that images may be grouped by.
+GROUPING = ("group", "content_hash", "true_label", "label", "size", "width", "height")
 # Two images nearer than this share of the usual distance between two images are near-duplicates.
 NEAR = 0.3
 # So many neighbours an image may have by chance, were the images normally distributed.
 CHANCE = 0.05
 BLOCK = 1024
+
+
+def names_column(group_by: str) -> bool:
+    """Whether it is a column, and not a pattern. Raises SettingError for a column that nothing is grouped by."""
+    if group_by not in row_schema(0).names:
+        return False
+    if group_by not in GROUPING:
+        raise SettingError(f"group_by = {group_by!r}: no column to group by; known: {', '.join(GROUPING)}.")
+    return True
+
+
+def check_group_by(group_by: str, uris: Iterable[str]) -> None:
+    """Raise SettingError for a pattern that finds nothing in any uri, before these images are scored.
+
+    The uris are read no further than to the first in which it finds something.
+    """
+    if names_column(group_by):
+        return
+    matcher, first = re.compile(group_by), ""
+    for uri in uris:
+        if _found(matcher, uri) is not None:
+            return
+        first = first or uri
+    if first:
+        raise _finds_nothing(group_by, first)
+
+
+def _found(matcher: re.Pattern[str], uri: str) -> str | None:
+    match = matcher.search(uri)
+    # A group that takes no part in a match has found nothing.
+    return match[1 if matcher.groups else 0] if match else None
+
+
+def _finds_nothing(pattern: str, first: str) -> SettingError:
+    return SettingError(f"group_by = {pattern!r} finds nothing in any uri; the first is {first!r}.")
 
 
 def by_pattern(uris: Sequence[str], pattern: str) -> Indices:
@@ -29,11 +67,9 @@ def by_pattern(uris: Sequence[str], pattern: str) -> Indices:
     Images in which it finds nothing are groups of their own. Raises SettingError when it finds nothing in any.
     """
     matcher = re.compile(pattern)
-    matches = [matcher.search(uri) for uri in uris]
-    # A group that takes no part in a match has found nothing.
-    found = [match[1 if matcher.groups else 0] if match else None for match in matches]
+    found = [_found(matcher, uri) for uri in uris]
     if uris and all(each is None for each in found):
-        raise SettingError(f"group_by = {pattern!r} finds nothing in any uri; the first is {uris[0]!r}.")
+        raise _finds_nothing(pattern, uris[0])
     names = [f"\0{place}" if each is None else each for place, each in enumerate(found)]
     return np.unique(names, return_inverse=True)[1].astype(np.int64) if names else np.zeros(0, np.int64)
 

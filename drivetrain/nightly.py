@@ -22,7 +22,7 @@ from drivetrain.nights import Night, accepted_values, alpha_of, latest_record, n
 from drivetrain.reference import build_reference, find_reference
 from drivetrain.root import from_json, open_root, to_json
 from drivetrain.run import Run
-from drivetrain.score import begin_run, finish_run, forecast_of, run_to_score
+from drivetrain.score import begin_run, check_groups, finish_run, forecast_of, run_to_score
 from drivetrain.shadow import score_beside
 from drivetrain.store import Store
 from drivetrain.table import keep_table_current
@@ -50,6 +50,7 @@ def _one_night(config: Config) -> dict[str, Any]:
     store, layout = open_root(config, dry_runs=True)
     info = admit_champion(store, layout, config)
     plan = plan_night(store, layout, config)
+    check_groups(store, layout, plan, config)
     run = run_to_score(begin_run(store, layout, plan, info, config), config)
     if config.dry_run:
         return forecast_of([run], config)

@@ -29,7 +29,7 @@ from drivetrain.manifest import Label, Plan, digest_of, freeze, list_images, man
 from drivetrain.root import from_json, open_root, to_json
 from drivetrain.run import Run
 from drivetrain.schema import column, matrix
-from drivetrain.score import begin_run, finish_run, result_of
+from drivetrain.score import begin_run, check_groups, finish_run, result_of
 from drivetrain.store import Store
 
 TRAINED_FOLDERS = {"train", "training"}
@@ -80,6 +80,7 @@ def build_reference(config: Config) -> dict[str, Any]:
     if info.task == "single_label":
         _say_foreign_labels(images, info.vocab)
     plan = _frozen(store, layout, images, config.the_source(), prefix, listing.skipped)
+    check_groups(store, layout, plan, config)
     run = begin_run(store, layout, plan, info, config)
     if run.committed():
         say(f"Reference {run.record.run_id} is committed already; nothing to do.")

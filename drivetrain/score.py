@@ -20,6 +20,7 @@ from drivetrain.engine import choose_engine
 from drivetrain.errors import DrivetrainError, RunError, SettingError, StoreError
 from drivetrain.export import LearnerInfo
 from drivetrain.forecast import forecast
+from drivetrain.groups import check_group_by
 from drivetrain.heartbeat import beating, refuse_another, wait_for_another
 from drivetrain.images import without
 from drivetrain.layout import Layout
@@ -149,6 +150,13 @@ def run_to_score(run: Run, config: Config) -> Run:
 def forecast_of(runs: Sequence[Run], config: Config) -> dict[str, Any]:
     """What `finish_run` would do with some runs, and how long it would take. They were begun under ``dry_run``."""
     return forecast(runs, config, _maker)
+
+
+def check_groups(store: Store, layout: Layout, plan: Plan, config: Config) -> None:
+    """Raise SettingError when group_by says nothing of any image, before hours are spent on these images."""
+    if config.group_by:
+        batches = manifest_images(store, plan.paths(layout).manifest(plan.digest))
+        check_group_by(config.group_by, (uri for batch in batches for uri in batch["uri"].to_pylist()))
 
 
 def _some_images(store: Store, layout: Layout, plan: Plan, model_id: str) -> Iterator[str]:

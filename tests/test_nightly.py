@@ -17,6 +17,7 @@ from drivetrain import (
     Config,
     accept_night,
     build_and_test_reference,
+    build_reference,
     measure_drift,
     notify,
     run_night,
@@ -141,6 +142,17 @@ def test_what_belongs_together_is_part_of_the_question(world: World) -> None:
     assert grouped["verdict"] == "unknown" and "groups" in grouped["sentence"]
     with pytest.raises(SettingError, match="finds nothing in any uri"):
         measure_drift(of_run(world, NIGHTS[0], group_by="camera"))
+
+
+@pytest.mark.parametrize(("group_by", "said"), [("camera", "finds nothing in any uri"), ("error", "no column to")])
+def test_what_says_nothing_of_any_image_is_refused_before_they_are_scored(
+    world: World, group_by: str, said: str
+) -> None:
+    changed = world.config.model_dump() | {"group_by": group_by, "root": world.config.root + "-other"}
+    for command in (run_night, build_reference):
+        with pytest.raises(SettingError, match=said):
+            command(Config(**changed | {"night": NIGHTS[0]}))
+    assert not list(Path(changed["root"]).rglob("run.json"))
 
 
 # --- the chat ---
