@@ -25,7 +25,8 @@ from drivetrain.notify import Answer, post
 from drivetrain.review import thumbnails
 from drivetrain.root import from_json, open_root, to_json
 from drivetrain.run import Run
-from drivetrain.store import Store, several_at_once
+from drivetrain.several import several_at_once
+from drivetrain.store import Store
 
 # A record without an answer is being posted, which takes a minute at most; older ones are those of a dead command.
 AT_WORK = timedelta(minutes=10)

@@ -37,8 +37,9 @@ from drivetrain.review import thumbnail
 from drivetrain.root import from_json, open_root, to_json
 from drivetrain.run import Run
 from drivetrain.score import settings_of
+from drivetrain.several import several_at_once
 from drivetrain.stability import FEWEST_IMAGES, Marks, Stability
-from drivetrain.store import Store, several_at_once
+from drivetrain.store import Store
 
 BEHAVIOUR_SCHEMA = 1
 RULE = {

@@ -7,7 +7,8 @@ from typing import Any
 
 from drivetrain.layout import Layout
 from drivetrain.root import from_json
-from drivetrain.store import Store, several_at_once
+from drivetrain.several import several_at_once
+from drivetrain.store import Store
 
 
 def latest_behaviour(store: Store, layout: Layout, model_id: str) -> dict[str, Any] | None:

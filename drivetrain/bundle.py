@@ -24,9 +24,10 @@ from drivetrain.layout import Layout
 from drivetrain.lens import Indices, Lens, Matrix, Scores, from_arrays, learn
 from drivetrain.reference import MOST_ROWS, SCORE_COLUMNS, Reference, scores_of
 from drivetrain.run import Run
+from drivetrain.schema import parquet_bytes
 from drivetrain.selftest import self_test
 from drivetrain.sketch import Totals, candidates, chosen_by_hash, merged, totals_of
-from drivetrain.store import Store, parquet_bytes
+from drivetrain.store import Store
 
 TOTALS = b"drivetrain-totals"
 CANDIDATE = "candidate"

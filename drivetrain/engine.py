@@ -16,7 +16,8 @@ from drivetrain.errors import ImageError, LearnerError, SettingError, StoreError
 from drivetrain.export import LearnerInfo
 from drivetrain.layout import Layout
 from drivetrain.root import from_json, to_json
-from drivetrain.store import Store, several_at_once
+from drivetrain.several import several_at_once
+from drivetrain.store import Store
 
 # Real images that the fast engine is held against eager torch on, and the fewest that prove anything.
 PROOF_IMAGES = 32

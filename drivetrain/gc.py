@@ -19,7 +19,8 @@ from drivetrain.layout import Layout
 from drivetrain.manifest import find_plan
 from drivetrain.root import from_json, open_root
 from drivetrain.run import TOMBSTONE, Run
-from drivetrain.store import Store, several_at_once
+from drivetrain.several import several_at_once
+from drivetrain.store import Store
 
 KEPT_DAYS = 7
 

@@ -27,8 +27,9 @@ from drivetrain.reference import Reference, find_reference, named_reference
 from drivetrain.review import labelling_csv, review_queue
 from drivetrain.root import from_json, to_json
 from drivetrain.run import Commit, Run
+from drivetrain.schema import parquet_bytes
 from drivetrain.score import result_of
-from drivetrain.store import Store, parquet_bytes
+from drivetrain.store import Store
 from drivetrain.verdict import Evidence, Verdict, decide
 
 

@@ -11,7 +11,8 @@ from datetime import UTC, datetime
 import pyarrow as pa
 
 from drivetrain.layout import Layout
-from drivetrain.store import Store, parquet_bytes
+from drivetrain.schema import parquet_bytes
+from drivetrain.store import Store
 
 # ``imported``: when, in UTC, as ISO 8601 with microseconds, so that it sorts as text.
 LABELS = pa.schema([("uri", pa.string()), ("label", pa.string()), ("imported", pa.string())])

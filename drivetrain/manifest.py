@@ -23,7 +23,8 @@ from drivetrain.images import Images, in_order
 from drivetrain.layout import MANIFEST_FILE_SHARDS, Layout, PlanPaths
 from drivetrain.root import to_json
 from drivetrain.schema import IMAGE, MANIFEST
-from drivetrain.store import Store, several_at_once
+from drivetrain.several import several_at_once
+from drivetrain.store import Store
 
 SHARD_IMAGES = 512
 SHARD_BYTES = 256 * 1024**2

@@ -21,7 +21,8 @@ from drivetrain.manifest import find_plan, manifest_images
 from drivetrain.planruns import counting_run, is_scope_name, scope_run
 from drivetrain.run import Run
 from drivetrain.schema import row_schema
-from drivetrain.store import Store, in_turn, several_at_once
+from drivetrain.several import in_turn, several_at_once
+from drivetrain.store import Store
 
 # Those of any learner, whatever the length of its embeddings.
 CURRENT = row_schema(0).append(pa.field("night", pa.string()))

@@ -18,8 +18,9 @@ from drivetrain.errors import ImageError
 from drivetrain.layout import Layout
 from drivetrain.perturbations import Change, compressed, lit
 from drivetrain.schema import row_schema
+from drivetrain.several import several_at_once
 from drivetrain.shard import open_as, outcome, properties_of
-from drivetrain.store import Store, several_at_once
+from drivetrain.store import Store
 
 # Of a reference; each is scored once for each kind of damage.
 PLANTED = 300

@@ -22,8 +22,9 @@ from drivetrain.errors import RunError, SettingError
 from drivetrain.layout import Layout, RunPaths, shard_of
 from drivetrain.manifest import Plan, copy_manifest, read_manifest, read_shard
 from drivetrain.root import from_json, to_json
-from drivetrain.schema import SCHEMA_MAJOR
-from drivetrain.store import Store, parquet_bytes, several_at_once
+from drivetrain.schema import SCHEMA_MAJOR, parquet_bytes
+from drivetrain.several import several_at_once
+from drivetrain.store import Store
 
 FOOTER = b"drivetrain"
 # Where a commit would lie, drivetrain gc says that the run is removed.

@@ -8,6 +8,7 @@ second night breaks a bare ``scan_parquet``.
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.parquet as pq
 
 SCHEMA_MAJOR = 1
 
@@ -105,3 +106,17 @@ def column(table: pa.Table, name: str) -> npt.NDArray[np.float64]:
     """A column of numbers as float64, nulls as NaN."""
     values: npt.NDArray[np.float64] = table[name].to_numpy(zero_copy_only=False).astype(np.float64)
     return values
+
+
+def parquet_bytes(table: pa.Table, row_group_size: int | None = None) -> bytes:
+    """A table as the bytes of a Parquet file: zstd, encodings that every engine we know can read.
+
+    A dictionary for strings, and for embeddings, whose rounded values come again and again; other floats are plain.
+    """
+    sink = pa.BufferOutputStream()
+    often = [field.name for field in table.schema if pa.types.is_string(field.type)]
+    if "embedding" in table.column_names:
+        often.append("embedding.list.element")
+    pq.write_table(table, sink, compression="zstd", use_dictionary=often, row_group_size=row_group_size)
+    data: bytes = sink.getvalue().to_pybytes()
+    return data

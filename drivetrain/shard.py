@@ -27,7 +27,8 @@ from drivetrain.layout import Layout
 from drivetrain.learner import Predictions, StoredLearner, flags_of
 from drivetrain.run import PartCounts, Run
 from drivetrain.schema import round_mantissa, row_schema
-from drivetrain.store import Store, several_at_once
+from drivetrain.several import several_at_once
+from drivetrain.store import Store
 
 if TYPE_CHECKING:
     from drivetrain.learner import ExportedLearner

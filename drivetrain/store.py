@@ -14,13 +14,10 @@ the object is read back and compared.
 import mimetypes
 import os
 import uuid
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from datetime import UTC, datetime
 from itertools import islice
-from typing import IO, Any, TypeVar
+from typing import IO, Any
 
 import fsspec
 import pyarrow as pa
@@ -31,19 +28,15 @@ from botocore.exceptions import BotoCoreError, NoCredentialsError, PartialCreden
 from drivetrain.config import Options, without_secrets
 from drivetrain.errors import StoreError
 from drivetrain.images import ObjectInfo, batches_of, in_order
+from drivetrain.listing import entries, object_info
 from drivetrain.obstore_reader import delta_options, reader_of
 
-AT_ONCE = 16
 # Of an object that is written piece by piece.
 WRITTEN_AT_ONCE = 16 * 1024**2
 # A Prometheus takes a file for metrics only if it is sent as text. A map of our own: whoever calls mimetypes.init, as
 # some library does, takes from the shared one what others added to it.
 KINDS = mimetypes.MimeTypes()
 KINDS.add_type("text/plain", ".prom")
-
-Entry = Mapping[str, Any]
-Item = TypeVar("Item")
-Result = TypeVar("Result")
 
 
 class Store:
@@ -130,7 +123,7 @@ class Store:
         """What the store says of an object now. Raises as `read` does."""
         fs, path = self._fs(uri)
         with _os_errors():
-            return _info(uri, path, fs.info(path))
+            return object_info(uri, path, fs.info(path))
 
     def peek(self, uri: str, most: int) -> bytes:
         """The first bytes of an object. Raises as `read` does; unlike a HEAD, a refusal comes with its reason."""
@@ -271,12 +264,11 @@ class Store:
         fs, path = self._fs(prefix)
         if self.is_local(prefix) and os.path.isfile(path):
             raise StoreError(f"Expected a folder of images, found a file: {prefix}")
-        entries = _local_entries if self.is_local(prefix) else _s3_entries if "s3" in fs.protocol else _entries
         try:
             with _os_errors():
-                for name, entry in entries(fs, path):
+                for name, entry in entries(fs, path, self.is_local(prefix)):
                     if not name.endswith("/"):  # a console's empty folder
-                        yield _info(prefix, name, entry)
+                        yield object_info(prefix, name, entry)
         except FileNotFoundError:
             self._need_bucket(prefix)
         except OSError as error:
@@ -346,95 +338,6 @@ def refusal(error: BaseException | None) -> str:
             return type(error).__name__
         error = error.__cause__ or error.__context__
     return ""
-
-
-def several_at_once(do: Callable[[Item], Result], items: Iterable[Item]) -> list[Result]:
-    """What ``do`` makes of each item, in their order. In threads: a store answers late, but many at once.
-
-    No more items are drawn than are at work, so that they may come from a stream. Raises what ``do`` raises.
-    """
-    return list(in_turn(do, items))
-
-
-def in_turn(do: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[Result]:
-    """As `several_at_once`, one result after the other: no more of them are in memory than are at work."""
-    at_work: deque[Future[Result]] = deque()
-    with ThreadPoolExecutor(AT_ONCE) as pool:
-        for item in items:
-            if len(at_work) == AT_ONCE:
-                yield at_work.popleft().result()
-            at_work.append(pool.submit(do, item))
-        while at_work:
-            yield at_work.popleft().result()
-
-
-def parquet_bytes(table: pa.Table, row_group_size: int | None = None) -> bytes:
-    """A table as the bytes of a Parquet file: zstd, encodings that every engine we know can read.
-
-    A dictionary for strings, and for embeddings, whose rounded values come again and again; other floats are plain.
-    """
-    sink = pa.BufferOutputStream()
-    often = [field.name for field in table.schema if pa.types.is_string(field.type)]
-    if "embedding" in table.column_names:
-        often.append("embedding.list.element")
-    pq.write_table(table, sink, compression="zstd", use_dictionary=often, row_group_size=row_group_size)
-    data: bytes = sink.getvalue().to_pybytes()
-    return data
-
-
-def _entries(fs: Any, path: str) -> Iterable[tuple[str, Entry]]:
-    """Whatever fsspec finds below a path, all of it in memory."""
-    entries: dict[str, Entry] = fs.find(path, detail=True)
-    return entries.items()
-
-
-def _s3_entries(fs: Any, path: str) -> Iterator[tuple[str, Entry]]:
-    """The objects below a path page by page: fs.find would hold all of them, several times over."""
-    bucket, key, _ = fs.split_path(path)
-    request = {"Bucket": bucket, "Prefix": f"{key}/" if key else ""}
-    found = False
-    while True:
-        page = fs.call_s3("list_objects_v2", **request)
-        for entry in page.get("Contents", []):
-            found = True
-            yield f"{bucket}/{entry['Key']}", {"size": entry["Size"], **entry}
-        if not page.get("IsTruncated"):
-            break
-        request["ContinuationToken"] = page["NextContinuationToken"]
-    if not found and key:
-        info = fs.info(path)  # the prefix may be an object itself
-        if info["type"] == "file":
-            yield path, info
-
-
-def _local_entries(fs: Any, path: str) -> Iterator[tuple[str, Entry]]:
-    """The files below a folder. A link is a file, wherever it leads: links in a circle end no listing."""
-    folders = [path]
-    while folders:
-        folder = folders.pop()
-        with suppress(FileNotFoundError, NotADirectoryError), os.scandir(folder) as found:
-            for each in found:
-                if each.is_dir(follow_symlinks=False):
-                    folders.append(each.path)
-                    continue
-                with suppress(FileNotFoundError):
-                    info = fs.info(each)
-                    yield _as_text(info["name"]), info
-
-
-def _as_text(name: str) -> str:
-    """A file's name as text. One whose bytes are no Unicode is spelt out, so that it is a row, and can't be read."""
-    return name.encode(errors="surrogateescape").decode(errors="backslashreplace")
-
-
-def _info(prefix: str, name: str, entry: Mapping[str, Any]) -> ObjectInfo:
-    size = int(entry.get("size") or 0)
-    when = entry.get("mtime") or entry.get("LastModified") or entry.get("created") or entry.get("last_modified")
-    mtime = datetime.fromtimestamp(when, UTC) if isinstance(when, int | float) else when
-    if "://" not in prefix:
-        return ObjectInfo(name, size, f"{int(float(when or 0) * 1e9)}-{size}", mtime)
-    etag = entry.get("ETag") or entry.get("etag") or entry.get("md5Hash") or (str(mtime) if mtime else "")
-    return ObjectInfo(f"{prefix.split('://', 1)[0]}://{name.lstrip('/')}", size, str(etag).strip('"'), mtime)
 
 
 @contextmanager

@@ -13,8 +13,8 @@ from drivetrain.labels import LABELS
 from drivetrain.layout import Layout
 from drivetrain.reference import register
 from drivetrain.run import Run
-from drivetrain.schema import row_schema
-from drivetrain.store import Store, parquet_bytes
+from drivetrain.schema import parquet_bytes, row_schema
+from drivetrain.store import Store
 
 OLD, NEW = "5a" * 32, "7b" * 32
 VOCAB = ("cat", "dog", "emu")

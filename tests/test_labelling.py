@@ -27,8 +27,8 @@ from drivetrain.nights import latest_record
 from drivetrain.realised import draw, realised_of
 from drivetrain.root import open_root
 from drivetrain.run import Run
-from drivetrain.schema import row_schema
-from drivetrain.store import Store, parquet_bytes
+from drivetrain.schema import parquet_bytes, row_schema
+from drivetrain.store import Store
 
 STORE = Store()
 NIGHT = "2026-01-02"

@@ -16,7 +16,8 @@ from servers import MARK, RayCluster, S3Server, free_ports, marked, poll, runnin
 
 from drivetrain.errors import StoreError
 from drivetrain.images import ObjectInfo
-from drivetrain.store import AT_ONCE, Store, several_at_once
+from drivetrain.several import AT_ONCE, several_at_once
+from drivetrain.store import Store
 
 ODD_NAMES = (
     "with space.jpg",

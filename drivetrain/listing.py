@@ -1,0 +1,77 @@
+"""What lies below a prefix, as each kind of store lists it.
+
+Knows the entries of fsspec's filesystems and the pages of S3. Does not know what is done with an object.
+"""
+
+import os
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
+from datetime import UTC, datetime
+from typing import Any
+
+from drivetrain.images import ObjectInfo
+
+Entry = Mapping[str, Any]
+
+
+def entries(fs: Any, path: str, local: bool) -> Iterable[tuple[str, Entry]]:
+    """Each object below a path, with what the store says of it. Raises what the store's filesystem raises."""
+    if local:
+        return _local_entries(fs, path)
+    return _s3_entries(fs, path) if "s3" in fs.protocol else _entries(fs, path)
+
+
+def _entries(fs: Any, path: str) -> Iterable[tuple[str, Entry]]:
+    """Whatever fsspec finds below a path, all of it in memory."""
+    entries: dict[str, Entry] = fs.find(path, detail=True)
+    return entries.items()
+
+
+def _s3_entries(fs: Any, path: str) -> Iterator[tuple[str, Entry]]:
+    """The objects below a path page by page: fs.find would hold all of them, several times over."""
+    bucket, key, _ = fs.split_path(path)
+    request = {"Bucket": bucket, "Prefix": f"{key}/" if key else ""}
+    found = False
+    while True:
+        page = fs.call_s3("list_objects_v2", **request)
+        for entry in page.get("Contents", []):
+            found = True
+            yield f"{bucket}/{entry['Key']}", {"size": entry["Size"], **entry}
+        if not page.get("IsTruncated"):
+            break
+        request["ContinuationToken"] = page["NextContinuationToken"]
+    if not found and key:
+        info = fs.info(path)  # the prefix may be an object itself
+        if info["type"] == "file":
+            yield path, info
+
+
+def _local_entries(fs: Any, path: str) -> Iterator[tuple[str, Entry]]:
+    """The files below a folder. A link is a file, wherever it leads: links in a circle end no listing."""
+    folders = [path]
+    while folders:
+        folder = folders.pop()
+        with suppress(FileNotFoundError, NotADirectoryError), os.scandir(folder) as found:
+            for each in found:
+                if each.is_dir(follow_symlinks=False):
+                    folders.append(each.path)
+                    continue
+                with suppress(FileNotFoundError):
+                    info = fs.info(each)
+                    yield _as_text(info["name"]), info
+
+
+def _as_text(name: str) -> str:
+    """A file's name as text. One whose bytes are no Unicode is spelt out, so that it is a row, and can't be read."""
+    return name.encode(errors="surrogateescape").decode(errors="backslashreplace")
+
+
+def object_info(prefix: str, name: str, entry: Entry) -> ObjectInfo:
+    """An object as one of its listing's entries, or what the store says of it alone, tells."""
+    size = int(entry.get("size") or 0)
+    when = entry.get("mtime") or entry.get("LastModified") or entry.get("created") or entry.get("last_modified")
+    mtime = datetime.fromtimestamp(when, UTC) if isinstance(when, int | float) else when
+    if "://" not in prefix:
+        return ObjectInfo(name, size, f"{int(float(when or 0) * 1e9)}-{size}", mtime)
+    etag = entry.get("ETag") or entry.get("etag") or entry.get("md5Hash") or (str(mtime) if mtime else "")
+    return ObjectInfo(f"{prefix.split('://', 1)[0]}://{name.lstrip('/')}", size, str(etag).strip('"'), mtime)
