@@ -1,8 +1,8 @@
 """Behaviour tests of a learner: do its answers stay under changes that should not matter, and do own cases come right?
 
 Knows which images are looked at, and who stands beside. Does not know pixels (`perturbations`), how learners are asked
-(`answers`) or what is written of it (`behaved`). Nothing is kept until all is known: behaviour.json comes last, and the same command again finds
-it by what went in.
+(`answers`) or what is written of it (`behaved`). Nothing is kept until all is known: behaviour.json comes last, and the
+same command again finds it by what went in.
 """
 
 import hashlib
