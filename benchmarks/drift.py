@@ -318,7 +318,8 @@ def senders(world: World, given: argparse.Namespace) -> Iterator[list[str]]:
         pool = np.arange(len(world.clean)) if label is None else np.flatnonzero(world.clean.truth == label)
         others, ours = pool[~theirs[pool]], pool[theirs[pool]]
         n = min(given.natural_n, len(ours))
-        auc, seen, quiet, draws = domain_auc(world, ours, others), 0, 0, 0
+        auc, seen, quiet = domain_auc(world, ours, others), 0, 0
+        peers: dict[str, list[bool]] = {}
         for seed in range(given.draws):
             rng = np.random.default_rng([seed, 79])
             order = rng.permutation(others)
@@ -326,15 +327,22 @@ def senders(world: World, given: argparse.Namespace) -> Iterator[list[str]]:
             reference = world.clean.take(held)
             lens = learn(reference, seed)
             yardstick = Yardstick(reference, lens, seed)
-            seen += p_value(yardstick, world.clean.take(rng.choice(ours, n, replace=False))) <= ALPHA
-            quiet += p_value(yardstick, world.clean.take(rng.choice(rest, min(n, len(rest)), replace=False))) <= ALPHA
-            draws += 1
+            theirs_, usual = (
+                world.clean.take(rng.choice(each, min(n, len(each)), replace=False)) for each in (ours, rest)
+            )
+            seen += p_value(yardstick, theirs_) <= ALPHA
+            quiet += p_value(yardstick, usual) <= ALPHA
+            if seed < given.peers:
+                for kind, night in (("seen", theirs_), ("false alarms", usual)):
+                    for peer, drifted in evidently_alarms(reference, night).items():
+                        peers.setdefault(f"{peer} {kind}", []).append(drifted)
         name = "all labels" if label is None else world.vocab[label]
         yield [
             f"sender {sender}, {name}, n = {n} of {len(ours)}",
             f"{auc:.2f}",
-            wilson(seen, draws),
-            wilson(quiet, draws),
+            wilson(seen, given.draws),
+            wilson(quiet, given.draws),
+            "; ".join(f"{peer} {sum(hits)}/{len(hits)}" for peer, hits in peers.items()),
         ]
         say(f"sender {sender}")
 
@@ -393,7 +401,7 @@ def main() -> None:
         lines += table(["shift", *(f"{share:.0%}" for share in CURVE)], curve)
     if given.by:
         world = load(given.by, given.layer)
-        heads = ["sender", "domain AUC (held out)", "seen", "others' own photos (false alarms)"]
+        heads = ["sender", "domain AUC (held out)", "seen", "others' own photos (false alarms)", "Evidently's defaults"]
         lines += ["", f"alpha = {ALPHA}; a sender's photos against the others' of the same label.", ""]
         lines += table(heads, list(senders(world, given)))
     text = "\n".join([*lines, ""])
