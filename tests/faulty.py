@@ -5,9 +5,9 @@
 
 A rule gets the method, the decoded path (``/bucket/key``) and how often that path was asked for by this method (1 is
 the first), and returns a fault's name or None. ``proxy.asked`` counts requests by (method, path).
-Faults: ``503`` SlowDown, ``500``, ``403``; ``reset`` closes the connection; ``hang`` never answers; ``cut`` sends half
-of the body with a Content-Length that fits it, ``flip`` the body with one bit changed, both
-without the checksum that an object may have been stored with, ``crc`` flips and keeps it; ``short`` closes the
+Faults: ``503`` SlowDown, ``500``, ``403``, ``expired`` keys; ``reset`` closes the connection; ``hang`` never answers;
+``cut`` sends half of the body with a Content-Length that fits it, ``flip`` the body with one bit changed, both without
+the checksum that an object may have been stored with, ``crc`` flips and keeps it; ``short`` closes the
 connection in the middle of a body; ``html`` a login page with status 200.
 """
 
@@ -25,7 +25,12 @@ from yarl import URL
 
 Rule = Callable[[str, str, int], str | None]
 
-STATUS = {"503": "SlowDown", "500": "InternalError", "403": "AccessDenied"}
+STATUS = {
+    "503": (503, "SlowDown", "planned"),
+    "500": (500, "InternalError", "planned"),
+    "403": (403, "AccessDenied", "planned"),
+    "expired": (400, "ExpiredToken", "The provided token has expired."),
+}
 PAGE = b"<html><body>Please log in to the hotel's network.</body></html>"
 # They belong to one connection, or were true of the body before aiohttp unpacked it.
 OWN = {"connection", "transfer-encoding", "content-length", "keep-alive", "content-encoding"}
@@ -66,8 +71,9 @@ async def _serve(proxy: Proxy, target: str, port: int, ready: threading.Event, o
             proxy.asked[request.method, path] += 1
             fault = proxy.rule(request.method, path, proxy.asked[request.method, path])
             if fault in STATUS:
-                text = f"<Error><Code>{STATUS[fault]}</Code><Message>planned</Message></Error>"
-                return web.Response(status=int(fault), text=text, content_type="application/xml")
+                status, code, message = STATUS[fault]
+                text = f"<Error><Code>{code}</Code><Message>{message}</Message></Error>"
+                return web.Response(status=status, text=text, content_type="application/xml")
             if fault == "hang":
                 await over.wait()
             if fault in ("reset", "hang"):

@@ -80,12 +80,13 @@ def test_keys_that_expire_in_the_middle_of_a_run(
         def expires(method: str, path: str, nth: int) -> str | None:
             # 70 images: the first shard is done by then, and the second is not.
             read = sum(count for (how, which), count in proxy.asked.items() if how == "GET" and "/images/" in which)
-            return "403" if read > 70 else None
+            return "expired" if read > 70 else None
 
         proxy.rule = expires
         about = ("--storage", f"s3.endpoint_url={proxy.endpoint}")
         code, said = score(digits_export, f"{bucket}/images", f"{bucket}/root", *about)
-        assert code == 1 and "Error" in said
+        assert code == 1 and "Error: Could not write" in said and "token has expired" in said, said
+        assert "What is finished is kept; the same command goes on." in said and "Traceback" not in said
         names = [each.uri for each in store.find(f"{bucket}/root")]
         assert not [name for name in names if name.endswith("commit.json")]
         proxy.rule = lambda method, path, nth: None

@@ -134,8 +134,17 @@ def test_an_outage_stops_a_run_that_the_same_command_finishes(
         through = Config(root=f"{bucket}/root", actors=0, storage={"s3": {"endpoint_url": proxy.endpoint}})
         config = config_of(exported, through, images=images)
         store, layout = open_root(config)
+        tries: list[int] = []
+        tried = ShardScorer._score_shard
+
+        def counted(self: ShardScorer, task: int, upcoming: int | None) -> Any:
+            tries.append(task)
+            return tried(self, task, upcoming)
+
+        monkeypatch.setattr(ShardScorer, "_score_shard", counted)
         with pytest.raises(StoreError, match="hands out no image any more: PermissionError"):
             score_images(config)
+        assert tries == [0, 1, 1, 1], "the shard that can't be read is tried again twice"
         (run_id,) = store.names(layout.runs)
         run = Run.find(store, layout, run_id)
         assert run.committed() is None
@@ -178,6 +187,8 @@ class EndedByImages(ShardScorer):
 
     def _prepare(self, image: dict[str, Any], arriving: Any) -> Any:
         if image["uri"].endswith("fatal.png"):
+            with Path(image["uri"]).with_suffix(".tries").open("a") as tries:
+                tries.write("x")
             os.kill(os.getpid(), signal.SIGSEGV)
         return super()._prepare(image, arriving)
 
@@ -199,7 +210,9 @@ def test_an_image_that_ends_its_process_is_one_row_and_the_others_are_what_they_
     rows = rows_of(config, result["run_id"]).set_index("uri")
     assert rows.index.is_unique and set(rows.index[rows["error"] == "crashed"]) == {str(path) for path in fatal}
     assert (rows.loc[rows["error"] == "crashed", "attempts"] == 3).all()
-    print("3 images that end their process: 3 rows after 3 attempts each, 150 others scored")
+    tried = [len(Path(path).with_suffix(".tries").read_text()) for path in fatal]
+    assert max(tried) <= 3, tried
+    print(f"3 images that end their process: 3 rows after {tried} attempts, 150 others scored")
     monkeypatch.undo()
     unharmed = config.model_copy(update={"root": str(tmp_path / "unharmed"), "images": str(digits), "actors": 0})
     expected = rows_of(unharmed, score_images(unharmed)["run_id"]).set_index("uri")

@@ -4,6 +4,8 @@ They are planted where people put them: in the environment, in uris, in flags, i
 and wrong ones.
 """
 
+import io
+import json
 import os
 import shutil
 import subprocess
@@ -11,9 +13,12 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from html import escape
 from pathlib import Path
+from urllib.parse import quote, quote_plus
 
 import learners
+import pyarrow.parquet as pq
 import pytest
 from servers import S3Server, free_ports, s3_server
 
@@ -81,8 +86,22 @@ def leaks(texts: Iterator[tuple[str, bytes]]) -> tuple[list[tuple[str, str]], in
     planted = {"secret": SECRET, **OTHERS}
     for where, text in texts:
         searched += 1
-        found += [(where, name) for name, secret in planted.items() if secret.encode() in text]
+        found += [(where, name) for name, secret in planted.items() if any(way in text for way in forms(secret))]
     return found, searched
+
+
+def forms(secret: str) -> set[bytes]:
+    """A text as it is, in a url, in a page, and in JSON."""
+    return {each.encode() for each in (secret, quote(secret, safe=""), quote_plus(secret), escape(secret),
+                                       json.dumps(secret)[1:-1])}  # fmt: skip
+
+
+def readable(where: str, data: bytes) -> bytes:
+    """What a file says: Parquet is compressed, and shows no word of its rows as it lies."""
+    if not where.endswith(".parquet"):
+        return data
+    with pq.ParquetFile(io.BytesIO(data)) as file:
+        return data + json.dumps(file.read().to_pylist(), default=str, ensure_ascii=False).encode()
 
 
 def printed(person: Person) -> Iterator[tuple[str, bytes]]:
@@ -92,13 +111,13 @@ def printed(person: Person) -> Iterator[tuple[str, bytes]]:
 def files_in(folder: Path) -> Iterator[tuple[str, bytes]]:
     for path in folder.rglob("*"):
         if path.is_file() and not path.is_symlink():
-            yield str(path), path.read_bytes()
+            yield str(path), readable(path.name, path.read_bytes())
 
 
 def objects_in(server: S3Server, bucket: str) -> Iterator[tuple[str, bytes]]:
     client = server.client()
     for path in client.find(bucket):
-        yield path, client.cat_file(path)
+        yield path, readable(path, client.cat_file(path))
 
 
 @pytest.mark.thorough
@@ -120,6 +139,8 @@ def test_a_planted_secret_reaches_no_output(server: S3Server, person: Person, ra
     assert not found, found
     found, objects = leaks(objects_in(server, bucket))
     assert not found and objects > 20, (found, objects)
+    parts = [text for where, text in objects_in(server, bucket) if "/parts/" in where]
+    assert parts and all(b"/in/" in text for text in parts), "the search sees the uris of rows"
     assert any("/alerts/answers/" in where for where, _ in objects_in(server, bucket)), "the chat did not answer"
     found, logs = leaks(files_in(ray_folder))
     assert not found and logs > 5, (found, logs)

@@ -1,7 +1,9 @@
 """The servers of the tests are real, and the store keeps its word on all of them: local folder, memory, and S3."""
 
 import os
+import resource
 import secrets
+import signal
 import subprocess
 import sys
 import threading
@@ -419,3 +421,56 @@ def test_a_job_runs_with_the_tests_python_and_keys(ray_cluster: RayCluster, tmp_
     )
     assert done.returncode == 0, done.stdout + done.stderr
     assert f"SEEN {sys.prefix} {os.environ['AWS_ACCESS_KEY_ID']} 2.0" in done.stdout
+
+
+# --- killed while it writes to a local disk ---
+
+PART = b"PAR1" + bytes(range(48)) + b"PAR1"
+
+
+class Byte:
+    """A moment to die at: when the file has so many bytes, or before or after it gets its name."""
+
+    def __init__(self, most: int | None = None, link: str = "") -> None:
+        self.most, self.link = most, link
+
+    def dies(self, uri: str) -> int:
+        """Create an object in a process that ends at this moment; gives the signal that ended it."""
+        child = os.fork()
+        if child == 0:
+            try:
+                self._end_here()
+                Store().create(uri, PART)
+            finally:
+                os._exit(0)
+        return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+
+    def _end_here(self) -> None:
+        real = os.link
+
+        def link(source: str, target: str) -> None:
+            if self.link == "after":
+                real(source, target)
+            os.kill(os.getpid(), signal.SIGKILL)
+
+        if self.link:
+            os.link = link  # type: ignore[assignment]
+        if self.most is not None:
+            # The kernel lets so many bytes into the file, and ends whoever writes one more.
+            signal.signal(signal.SIGXFSZ, signal.SIG_DFL)
+            resource.setrlimit(resource.RLIMIT_FSIZE, (self.most, self.most))
+
+
+def test_a_local_part_is_never_seen_half_written_whatever_byte_its_writer_is_killed_at(tmp_path: Path) -> None:
+    moments = [*(Byte(most) for most in range(len(PART))), Byte(link="before"), Byte(link="after")]
+    for place, moment in enumerate(moments):
+        folder = tmp_path / f"{place}" / "parts"
+        part, store = folder / "part-00000.parquet", Store()
+        assert moment.dies(str(part)) == -(signal.SIGKILL if moment.link else signal.SIGXFSZ)
+        seen = [path.read_bytes() for path in folder.glob("*")]
+        assert seen == ([PART] if moment.link == "after" else []), "what a bare glob finds is whole"
+        assert store.names(str(folder)) == [path.name for path in folder.glob("*")]
+        left = [path.stat().st_size for path in folder.parent.glob(".*.tmp")]
+        assert left == [len(PART) if moment.most is None else moment.most], "it was killed when it should be"
+        assert store.create(str(part), PART) and part.read_bytes() == PART
+    print(f"a writer killed at each of {len(moments)} moments: 0 parts seen half-written")

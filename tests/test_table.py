@@ -300,6 +300,46 @@ def test_a_writer_that_is_killed_leaves_readers_on_one_version_and_the_next_mend
     assert world.rows() == truth(*news) and world.version() == before + 1
 
 
+def test_a_reader_at_each_step_of_a_switch_sees_all_of_it_or_none(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plans = [world.plan(f"2026-01-{day:02d}", range(1000 * day, 1000 * day + 300)) for day in (2, 3, 4)]
+    olds = [world.run(plan) for plan in plans]
+    refresh(world)
+    news = [world.run(plan, NEW) for plan in plans]
+    promote(world, NEW)
+    looks: list[str] = []
+
+    def look() -> None:
+        rows = world.rows()
+        looks.append("none" if rows == truth(*olds) else "all" if rows == truth(*news) else "a part")
+
+    def watched(room: Any, name: str) -> None:
+        real = getattr(room, name)
+
+        def step(*given: Any, **named: Any) -> Any:
+            look()
+            found = real(*given, **named)
+            look()
+            return found
+
+        monkeypatch.setattr(room, name, step)
+
+    watched(table._Added, "_write_file")
+    watched(table.pq.ParquetWriter, "write_table")
+    watched(table.pq.ParquetWriter, "close")
+    watched(Store, "about")
+    watched(table, "_commit")
+    refresh_table(world.store, world.layout, "shop")
+    monkeypatch.undo()
+    look()
+    assert set(looks) == {"none", "all"} and looks == sorted(looks, reverse=True), looks
+    assert len(looks) > 10
+    print(
+        f"a reader of the table at {len(looks)} moments of a switch: {looks.count('none')} saw none of it, the rest all"
+    )
+
+
 def both_at_once(first: World, second: World, monkeypatch: pytest.MonkeyPatch) -> None:
     """Two refreshes that meet right before their commits."""
     meeting = threading.Barrier(2, timeout=60)
