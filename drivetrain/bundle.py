@@ -20,7 +20,7 @@ from drivetrain.console import busy
 from drivetrain.errors import SettingError
 from drivetrain.findings import Seen, SelfTest
 from drivetrain.groups import by_pattern, names_column, near_duplicates
-from drivetrain.layout import Layout
+from drivetrain.layout import Layout, view_of
 from drivetrain.lens import Indices, Lens, Matrix, Scores, from_arrays, learn
 from drivetrain.reference import MOST_ROWS, SCORE_COLUMNS, Reference, scores_of
 from drivetrain.run import Run
@@ -78,8 +78,12 @@ def open_bundle(store: Store, layout: Layout, reference: Reference, config: Conf
     lens = _lens(run, rows, plain, config)
     groups, grouped_by = groups_of(rows, _looks(lens, plain), config.group_by)
     scores = plain.grouped(groups)
-    found = _read_self_test(run)
+    found = _read_self_test(run, _view(config))
     return Bundle(reference, run, lens, rows, scores, totals_of(lens, scores), grouped_by, found)
+
+
+def _view(config: Config) -> str:
+    return view_of(config.seed, config.group_by)
 
 
 def _reference_rows(run: Run, reference: Reference, seed: int) -> pa.Table:
@@ -94,7 +98,7 @@ def _lens(run: Run, rows: pa.Table, scores: Scores, config: Config) -> Lens:
     It is learnt twice: near-duplicates are found through the first one, and the second one knows how many groups there
     are to learn from.
     """
-    path = run.paths.lens(config.seed)
+    path = run.paths.lens(_view(config))
     if run.store.exists(path):
         with np.load(io.BytesIO(run.store.read(path))) as arrays:
             return from_arrays(arrays)
@@ -152,18 +156,19 @@ def look(run: Run, bundle: Bundle | None, config: Config) -> Looked:
 
 
 def _merged_sketches(run: Run, bundle: Bundle, config: Config) -> tuple[pa.Table, Totals]:
-    folder = run.paths.sketches(bundle.reference.run_id)
+    view = _view(config)
+    folder = run.paths.sketches(bundle.reference.run_id, view)
     there = set(run.store.names(folder))
     missing = [shard for shard in range(run.record.shards) if run.paths.part_name(shard) not in there]
     if missing:
         make = partial(Sketcher, run.store.options, run.layout.root, run.record.run_id, bundle.reference.run_id,
-                       config.seed)  # fmt: skip
+                       view)  # fmt: skip
         with busy(f"Sketching {len(missing):,} parts"), cluster.connected(config.ray_address, config.actors):
             for _ in pool.run_tasks(make, missing, actors=config.actors):
                 pass
     tables, totals = [], []
     for shard in range(run.record.shards):
-        table = run.store.read_table(run.paths.sketch(bundle.reference.run_id, shard))
+        table = run.store.read_table(run.paths.sketch(bundle.reference.run_id, shard, view))
         totals.append(Totals.from_json(table.schema.metadata[TOTALS]))
         tables.append(table.replace_schema_metadata(None))
     return pa.concat_tables(tables), merged(totals)
@@ -172,10 +177,10 @@ def _merged_sketches(run: Run, bundle: Bundle, config: Config) -> tuple[pa.Table
 class Sketcher:
     """Sketches parts of one run: what each actor holds."""
 
-    def __init__(self, options: Any, root: str, run_id: str, reference_id: str, seed: int) -> None:
+    def __init__(self, options: Any, root: str, run_id: str, reference_id: str, view: str) -> None:
         store, layout = Store(options), Layout(root)
-        self._run, self._reference_id = Run.find(store, layout, run_id), reference_id
-        with np.load(io.BytesIO(store.read(layout.run(reference_id).lens(seed)))) as arrays:
+        self._run, self._reference_id, self._view = Run.find(store, layout, run_id), reference_id, view
+        with np.load(io.BytesIO(store.read(layout.run(reference_id).lens(view)))) as arrays:
             self._lens = from_arrays(arrays)
 
     def run(self, task: int, upcoming: int | None = None) -> None:
@@ -191,7 +196,7 @@ class Sketcher:
         marks = pa.array([False] * len(drawn) + [True] * len(far), pa.bool_())
         kept = kept.append_column(CANDIDATE, marks)
         sketch = kept.replace_schema_metadata({TOTALS: totals_of(self._lens, scores).to_json().encode()})
-        run.store.replace(run.paths.sketch(self._reference_id, task), parquet_bytes(sketch))
+        run.store.replace(run.paths.sketch(self._reference_id, task, self._view), parquet_bytes(sketch))
 
     def steps(self, task: int, first: int | None, without: frozenset[int]) -> Any:
         """One step: a part is not looked into further."""
@@ -223,12 +228,14 @@ def plant_and_test(bundle: Bundle, alpha: float, config: Config) -> SelfTest | N
         ordered = {name: planted[name] for name in names if name in planted}
         found = self_test(bundle.scores, bundle.lens, ordered, alpha=alpha, seed=config.seed)
     if found:
-        bundle.run.store.replace(bundle.run.paths.self_test, json.dumps(asdict(found), indent=1).encode())
+        bundle.run.store.replace(
+            bundle.run.paths.self_test(_view(config)), json.dumps(asdict(found), indent=1).encode()
+        )
     return found
 
 
-def _read_self_test(run: Run) -> SelfTest | None:
-    path = run.paths.self_test
+def _read_self_test(run: Run, view: str) -> SelfTest | None:
+    path = run.paths.self_test(view)
     if not run.store.exists(path):
         return None
     found = json.loads(run.store.read(path))

@@ -132,7 +132,7 @@ def lens_path(store: Store, layout: Layout, run: Run) -> str | None:
     reference = training_reference(store, layout, run)
     if reference is None:
         return None
-    folder = layout.run(reference.run_id).lens(0).rsplit("/", 1)[0]
+    folder = layout.run(reference.run_id).lens().rsplit("/", 1)[0]
     return next((f"{folder}/{name}" for name in store.names(folder) if name.endswith(".npz")), None)
 
 

@@ -19,7 +19,7 @@ from drivetrain.console import busy, say
 from drivetrain.drift import moved
 from drivetrain.findings import Findings, Realised
 from drivetrain.labels import drawn_images, people_labels
-from drivetrain.layout import Layout, RecordPaths
+from drivetrain.layout import Layout, RecordPaths, view_of
 from drivetrain.measure import findings_of
 from drivetrain.nights import accepted_values, alpha_of, latest_record, plan_paths, record_number, trend_of
 from drivetrain.realised import realised_of
@@ -78,7 +78,8 @@ def judge_run(
     of runs that somebody looks at again.
     """
     reference = find_reference(store, layout, run)
-    accepted = accepted_values(store, layout, run.record.source, reference.run_id if reference else None)
+    against, view = reference.run_id if reference else None, view_of(config.seed, config.group_by)
+    accepted = accepted_values(store, layout, run.record.source, against, view)
     accepted.pop(run.record.run_id, None)
     given = Inputs(reference, alpha_of(store, layout, config), accepted, _realised(store, layout, run))
     done = latest_record(store, layout, run)
@@ -102,7 +103,8 @@ def judge_labelled(store: Store, layout: Layout, run: Run, config: Config) -> di
     settings = {key: value for key, value in before["settings"].items() if key != "alpha"}
     config = config.model_copy(update=settings)
     reference = named_reference(store, layout, run, before["reference"])
-    known = accepted_values(store, layout, run.record.source, before["reference"])
+    view = view_of(config.seed, config.group_by)
+    known = accepted_values(store, layout, run.record.source, before["reference"], view)
     accepted = {run_id: known[run_id] for run_id in before["accepted"] if run_id in known}
     given = Inputs(reference, before["settings"]["alpha"], accepted, _realised(store, layout, run))
     if before == given.record(run, config):

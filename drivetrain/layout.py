@@ -20,16 +20,16 @@ replaceable    derived from what was created once; may be written again at any t
     <root>/runs/<run_id>/parts/part-00042.parquet             created once   one shard's rows
     <root>/runs/<run_id>/commit.json                          created once   closes the run
     <root>/runs/<run_id>/status.json                          replaceable    heartbeat
-    <root>/runs/<run_id>/bundle/lens-<seed>.npz               created once   of a reference: how it sees images
-    <root>/runs/<run_id>/bundle/selftest.json                 replaceable    of a reference: what its test can see
-    <root>/runs/<run_id>/sketches/<reference>/part-00042.parquet            replaceable    a part seen by a reference
+    <root>/runs/<run_id>/bundle/lens-{0,<view>}.npz           created once   of a reference: how it sees images
+    <root>/runs/<run_id>/bundle/selftest{,-<view>}.json       replaceable    of a reference: what its test can see
+    <root>/runs/<run_id>/sketches/<reference>{,-<view>}/part-00042.parquet  replaceable    a part seen by a reference
     <root>/sources/<source>/{nights,plans}/<name>/plan.json   created once   what is scored; manifest beside it
       …/<name>/manifest-<digest>/00000.parquet                created once
       …/<name>/<model_id>/NNNN/verdict.json                   created once   closes record NNNN; the highest counts
       …/<name>/<model_id>/NNNN/{drift.json, review.parquet, review.csv}     replaceable    till the record closes
       …/<name>/<model_id>/NNNN/{report.html, evidently.json}  replaceable    till the record closes
       …/<name>/<model_id>/NNNN/pictures/1.jpg                 replaceable    thumbnails for a chat, with site_url
-    <root>/sources/<source>/accepted/<reference>/<run_id>.json              created once   a night accepted as usual
+    <root>/sources/<source>/accepted/<reference>{,-<view>}/<run_id>.json    created once   a night accepted as usual
     <root>/sources/<source>/aliases/{champion,challenger}/NNNN.json         created once   who is it; the highest counts
     <root>/sources/<source>/aliases/champion/NNNN.shown       created once   a rollback that readers were shown
     <root>/sources/<source>/labels/<sha256>.parquet           created once   labels of people, one import a file
@@ -41,13 +41,26 @@ replaceable    derived from what was created once; may be written again at any t
     <root>/comparisons/<run>--<run>/{comparison.json, index.html}                           replaceable
     <root>/workspace/                                         replaceable    Evidently's
     <root>/site/{index.html, metrics.prom}                    replaceable    all nights; the newest, for Prometheus
+
+A view is what a reference is looked at with (`view_of`); the usual one is not named, but for the lens.
 """
 
+import hashlib
 import re
 from dataclasses import dataclass
 from pathlib import Path
 
 MANIFEST_FILE_SHARDS = 64
+USUAL_VIEW = "0"
+
+
+def view_of(seed: int, group_by: str | None) -> str:
+    """The name of what is learnt from a reference: it differs with the seed, and with what images belong together."""
+    return f"{seed}" if group_by is None else f"{seed}-{hashlib.sha256(group_by.encode()).hexdigest()[:8]}"
+
+
+def _seen(name: str, view: str) -> str:
+    return name if view == USUAL_VIEW else f"{name}-{view}"
 
 
 @dataclass(frozen=True)
@@ -80,22 +93,21 @@ class RunPaths:
         """The file name of one shard's part, and of its sketches."""
         return f"part-{shard:05d}.parquet"
 
-    def lens(self, seed: int) -> str:
+    def lens(self, view: str = USUAL_VIEW) -> str:
         """Of a reference: how it sees images."""
-        return f"{self.folder}/bundle/lens-{seed}.npz"
+        return f"{self.folder}/bundle/lens-{view}.npz"
 
-    @property
-    def self_test(self) -> str:
+    def self_test(self, view: str = USUAL_VIEW) -> str:
         """Of a reference: what its self-test found."""
-        return f"{self.folder}/bundle/selftest.json"
+        return f"{self.folder}/bundle/{_seen('selftest', view)}.json"
 
-    def sketches(self, reference: str) -> str:
+    def sketches(self, reference: str, view: str = USUAL_VIEW) -> str:
         """The folder of the parts' sketches as a reference sees them."""
-        return f"{self.folder}/sketches/{reference}"
+        return f"{self.folder}/sketches/{_seen(reference, view)}"
 
-    def sketch(self, reference: str, shard: int) -> str:
+    def sketch(self, reference: str, shard: int, view: str = USUAL_VIEW) -> str:
         """The sketch of one part as a reference sees it."""
-        return f"{self.sketches(reference)}/{self.part_name(shard)}"
+        return f"{self.sketches(reference, view)}/{self.part_name(shard)}"
 
     @property
     def commit(self) -> str:
@@ -258,13 +270,13 @@ class Layout:
         """The folder of a source's nights."""
         return f"{self.sources}/{source}/nights"
 
-    def accepted(self, source: str, reference: str) -> str:
+    def accepted(self, source: str, reference: str, view: str = USUAL_VIEW) -> str:
         """The folder of a source's nights that were accepted as usual under a reference."""
-        return f"{self.sources}/{source}/accepted/{reference}"
+        return f"{self.sources}/{source}/accepted/{_seen(reference, view)}"
 
-    def acceptance(self, source: str, run_id: str, reference: str) -> str:
+    def acceptance(self, source: str, run_id: str, reference: str, view: str = USUAL_VIEW) -> str:
         """The record that a night was accepted as usual."""
-        return f"{self.accepted(source, reference)}/{run_id}.json"
+        return f"{self.accepted(source, reference, view)}/{run_id}.json"
 
     def plan(self, source: str, kind: str, name: str) -> PlanPaths:
         """A plan's folder. ``kind`` is ``night`` or ``plan``."""

@@ -17,7 +17,7 @@ from drivetrain.console import say
 from drivetrain.doctor import check_first
 from drivetrain.errors import DrivetrainError, SettingError
 from drivetrain.judge import alert_again, judge_run, result_of_record
-from drivetrain.layout import Layout
+from drivetrain.layout import Layout, view_of
 from drivetrain.nights import Night, accepted_values, alpha_of, latest_record, nights_table, plan_night
 from drivetrain.reference import build_reference, find_reference
 from drivetrain.root import from_json, open_root, to_json
@@ -136,9 +136,11 @@ def accept_night(config: Config) -> dict[str, Any]:
     value = next(each["value"] for each in found["decision"]["statistics"] if each["name"] == "combined")
     now = datetime.now(UTC).isoformat(timespec="seconds")
     record = {"run_id": run.record.run_id, "model_id": run.record.model_id, "value": value, "accepted": now}
-    path = layout.acceptance(run.record.source, run.record.run_id, reference)
+    settings = done[1]["inputs"]["settings"]
+    view = view_of(settings["seed"], settings["group_by"])
+    path = layout.acceptance(run.record.source, run.record.run_id, reference, view)
     store.create(path, to_json(record | {"reference": reference}))
-    number = len(accepted_values(store, layout, run.record.source, reference))
+    number = len(accepted_values(store, layout, run.record.source, reference, view))
     return {"accepted": run.record.run_id, "accepted_nights": number}
 
 
@@ -167,7 +169,7 @@ def build_and_test_reference(config: Config) -> dict[str, Any]:
     result = build_reference(config)
     with_run = config.model_copy(update={"run": result["run_id"]})
     store, _, run = _committed(with_run)
-    if store.exists(run.paths.self_test):
+    if store.exists(run.paths.self_test(view_of(config.seed, config.group_by))):
         return result
     try:
         return result | {"self_test": self_test_drift(with_run)["self_test"]}

@@ -19,7 +19,7 @@ from drivetrain.errors import SettingError
 from drivetrain.findings import TrendPoint
 from drivetrain.heartbeat import OLD, age
 from drivetrain.images import Images, merged, without
-from drivetrain.layout import Layout, PlanPaths, RecordPaths
+from drivetrain.layout import USUAL_VIEW, Layout, PlanPaths, RecordPaths
 from drivetrain.manifest import Plan, check_prefix, find_plan, freeze, list_images, manifest_images
 from drivetrain.planruns import counting_run
 from drivetrain.root import from_json, open_root
@@ -145,10 +145,15 @@ def alpha_of(store: Store, layout: Layout, config: Config) -> float:
     return config.alarms_per_year / (365 * max(1, sources))
 
 
-def accepted_values(store: Store, layout: Layout, source: str, reference: str | None) -> dict[str, float]:
-    """The value of the deciding statistic of each accepted night of a source against a reference, by run id."""
+def accepted_values(
+    store: Store, layout: Layout, source: str, reference: str | None, view: str = USUAL_VIEW
+) -> dict[str, float]:
+    """The value of the deciding statistic of each accepted night of a source against a reference, by run id.
+
+    Values of another view are of another statistic, and are left out.
+    """
     found = {}
-    folder = layout.accepted(source, reference) if reference else ""
+    folder = layout.accepted(source, reference, view) if reference else ""
     for name in store.names(folder) if reference else ():
         if record := from_json(store, f"{folder}/{name}"):
             found[record["run_id"]] = float(record["value"])

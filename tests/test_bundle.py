@@ -120,7 +120,7 @@ def test_trained_images_are_not_compared_with(layout: Layout) -> None:
 
 def test_the_lens_is_made_once_and_another_reader_sees_through_the_very_same_one(layout: Layout) -> None:
     first = a_bundle(layout)
-    path = first.run.paths.lens(0)
+    path = first.run.paths.lens()
     before = (Path(path).read_bytes(), Path(path).stat().st_mtime_ns)
     reference = find_reference(Store(), layout, first.run)
     assert reference
@@ -135,7 +135,7 @@ def test_another_seed_has_a_lens_of_its_own(layout: Layout) -> None:
     first = a_bundle(layout)
     other = open_bundle(STORE, layout, first.reference, settings(layout, seed=5))
     assert other and not np.allclose(other.lens.weights, first.lens.weights)
-    assert STORE.exists(first.run.paths.lens(0)) and STORE.exists(first.run.paths.lens(5))
+    assert STORE.exists(first.run.paths.lens()) and STORE.exists(first.run.paths.lens("5"))
 
 
 def test_a_reference_whose_images_all_failed_has_no_bundle(layout: Layout) -> None:
@@ -195,6 +195,16 @@ def test_group_by_reaches_the_reference_and_the_night(layout: Layout) -> None:
     assert found.grouped_by == "group_by = '(camera-[0-9])/'"
     looked = look(a_run(layout, some(70, 2), "2026-01-05"), found, config)
     assert len(np.unique(looked.scores.groups)) == 7
+
+
+def test_group_by_that_is_set_later_learns_from_as_many_groups_as_there_are(layout: Layout) -> None:
+    """Axes that were learnt from more groups than there are see a drift on each usual night."""
+    images = a_bundle(layout)
+    config = settings(layout, group_by="(camera-[0-9])/")
+    grouped = open_bundle(STORE, layout, images.reference, config)
+    assert grouped and grouped.lens.axes.shape[1] < images.lens.axes.shape[1]
+    again = open_bundle(STORE, layout, images.reference, settings(layout))
+    assert again and again.lens.axes.shape[1] == images.lens.axes.shape[1]
 
 
 def test_outputs_alone_find_no_near_duplicates(layout: Layout) -> None:
@@ -286,6 +296,15 @@ def test_another_reference_has_sketches_of_its_own(layout: Layout, monkeypatch: 
     assert other
     same(sketched(layout, other, run, monkeypatch).totals, by_rows(run, other))
     assert len(STORE.names(run.paths.sketches(second.record.run_id))) == run.record.shards
+
+
+def test_another_seed_has_sketches_of_its_own(layout: Layout, monkeypatch: pytest.MonkeyPatch) -> None:
+    bundle, run = a_bundle(layout), a_run(layout, some(300, 2), "2026-01-05")
+    sketched(layout, bundle, run, monkeypatch)
+    other = open_bundle(STORE, layout, bundle.reference, settings(layout, seed=5))
+    assert other
+    same(look(run, other, settings(layout, seed=5)).totals, by_rows(run, other))
+    same(sketched(layout, bundle, run, monkeypatch).totals, by_rows(run, bundle))
 
 
 def test_a_part_whose_images_all_failed_is_sketched(layout: Layout, monkeypatch: pytest.MonkeyPatch) -> None:

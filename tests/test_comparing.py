@@ -162,7 +162,7 @@ def test_regions_are_those_of_the_old_learners_reference(layout: Layout) -> None
     rows = old.rows(["uri", "embedding", "probs", "values", "confidence", "energy", "label_index", "true_label",
                      "size", "width", "height", "brightness", "contrast", "sharpness"])  # fmt: skip
     np.savez(sink, **learn(scores_of(rows, old.record.vocab), 0).arrays())
-    STORE.create(layout.run(run_id).lens(0), sink.getvalue())
+    STORE.create(layout.run(run_id).lens(), sink.getvalue())
     assert not up_to_date(STORE, layout, old, new)
     found = published(layout, old, new)
     regions = [each for each in found.slices if each.kind == "region"]

@@ -28,7 +28,7 @@ PLACEHOLDERS = {
     "shard": (42,),
     "place": (1,),
     "number": (0,),
-    "seed": ("<seed>",),
+    "view": ("0", "<view>"),
     "reference": ("<reference>",),
     "alias": ("champion", "challenger"),
 }

@@ -86,7 +86,7 @@ def test_every_later_report_shows_what_the_test_could_have_seen(world: World) ->
 
 def test_a_reference_that_was_tested_is_not_tested_again(world: World) -> None:
     store, layout = open_root(world.config)
-    path = Path(layout.run(world.reference["run_id"]).self_test)
+    path = Path(layout.run(world.reference["run_id"]).self_test())
     before = path.stat().st_mtime_ns
     images = str(Path(str(world.config.images)).parent.parent / "reference")
     again = build_and_test_reference(world.config.model_copy(update={"images": images}))
