@@ -17,7 +17,7 @@ import pyarrow.compute as pc
 from drivetrain import cluster, pool
 from drivetrain.config import Config
 from drivetrain.console import busy
-from drivetrain.errors import SettingError
+from drivetrain.errors import RunError, SettingError
 from drivetrain.findings import Seen, SelfTest
 from drivetrain.groups import by_pattern, names_column, near_duplicates
 from drivetrain.layout import Layout, view_of
@@ -138,8 +138,14 @@ def look(run: Run, bundle: Bundle | None, config: Config) -> Looked:
 
     A run of up to 20,000 images is read as it is. Of a larger one each part is sketched, on actors where there are any,
     and the sketches are merged; those that are there already are not made again. Without a reference there are rows
-    alone, and nothing is counted.
+    alone, and nothing is counted. Raises RunError for a run of another learner than the reference's: their embeddings
+    can't be compared.
     """
+    if bundle is not None and run.record.model_id != bundle.reference.model_id:
+        raise RunError(
+            f"{run.record.run_id} was scored by {run.record.model_id}, the reference {bundle.reference.run_id} by "
+            f"{bundle.reference.model_id}: embeddings of two learners can't be compared."
+        )
     if bundle is None or run.record.images <= MOST_ROWS:
         rows = run.rows(SCORE_COLUMNS, most=MOST_ROWS, seed=config.seed)
         scores, drawn = scores_of(rows, run.record.vocab), np.arange(len(rows))

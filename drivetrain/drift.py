@@ -33,6 +33,7 @@ REFERENCE_PER_IMAGE = 5
 # With fewer images (or groups, where images come in groups) on the night's side of a split the null is too coarse.
 SMALLEST_TEST, FEWEST_GROUPS = 50, 20
 # An alpha needs ten splits beyond its threshold to be known to a third; more than the most take minutes.
+SPLITS_BEYOND = 10
 MIN_SPLITS, MAX_SPLITS = 1000, 50_000
 SPLITS_AT_ONCE = 250
 DECIDING = ("mmd", "bbsd")
@@ -131,7 +132,7 @@ class Yardstick:
 
 def splits_for(alpha: float) -> int:
     """As many splits as an alpha needs, between 1,000 and 50,000."""
-    return min(MAX_SPLITS, max(MIN_SPLITS, int(np.ceil(10 / alpha)))) if alpha > 0 else MIN_SPLITS
+    return min(MAX_SPLITS, max(MIN_SPLITS, int(np.ceil(SPLITS_BEYOND / alpha)))) if alpha > 0 else MIN_SPLITS
 
 
 def decide(

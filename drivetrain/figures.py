@@ -141,7 +141,7 @@ def null_figure(decision: Decision) -> go.Figure:
     right = [each.score for each in decision.statistics]
     figure.update_xaxes(title="score: 0 is usual, 1 is the threshold; grey is no drift", range=_range(right, -1.5))
     figure.update_layout(barmode="overlay")
-    return plain_layout(figure, height=HALF_BOX, l=150, r=100, t=40, b=50)
+    return plain_layout(figure, height=HALF_BOX, l=150, r=130, t=40, b=50)
 
 
 def trend_figure(trend: Sequence[TrendPoint], tonight: str, decision: Decision | None) -> go.Figure:

@@ -136,7 +136,8 @@ class ClassShift:
     """One predicted class: its shares (0..1), and how far its images moved (standardised; 0 is usual, 1 the threshold).
 
     ``moved`` and ``p_value`` (corrected by Holm over the classes; Holm 1979) are None for a class with too few images
-    to say. ``accuracy``: estimated accuracy of the class, None where nothing can be said.
+    to say. ``accuracy``: estimated accuracy of the class between ``accuracy_low`` and ``accuracy_high`` (95 %), None
+    where nothing can be said.
     """
 
     label: str
@@ -149,6 +150,8 @@ class ClassShift:
     share_p_value: float
     accuracy: float | None
     accuracy_reference: float | None
+    accuracy_low: float | None = None
+    accuracy_high: float | None = None
     examples: tuple[Pair, ...] = ()
 
 

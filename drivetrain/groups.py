@@ -18,7 +18,7 @@ from drivetrain.lens import Indices, Matrix
 from drivetrain.schema import row_schema
 
 # Columns of a run that images may be grouped by.
-GROUPING = ("group", "content_hash", "true_label", "label", "size", "width", "height")
+GROUPING = ("content_hash", "true_label", "label", "size", "width", "height")
 # Two images nearer than this share of the usual distance between two images are near-duplicates.
 NEAR = 0.3
 # So many neighbours an image may have by chance, were the images normally distributed.

@@ -61,10 +61,11 @@ class Inputs:
         """As verdict.json has it. Without labels as it was before there were any: such a record stays."""
         keys = ("effect_floor", "min_images", "review_size", "seed", "group_by")
         labels = {"labels": [asdict(each) for each in self.realised]} if self.realised else {}
+        beside = {"evidently_embeddings": True} if config.evidently_embeddings else {}
         return {
             "run_id": run.record.run_id,
             "reference": self.reference.run_id if self.reference else None,
-            "settings": {key: getattr(config, key) for key in keys} | {"alpha": self.alpha},
+            "settings": {key: getattr(config, key) for key in keys} | {"alpha": self.alpha} | beside,
             "accepted": sorted(self.accepted),
         } | labels
 

@@ -4,6 +4,7 @@ Knows which statistic looks at what. Decides nothing and writes nothing.
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import numpy.typing as npt
@@ -37,10 +38,14 @@ def findings_of(
     every = looked.rows["uri"].to_pylist()
     uris = bundle.uris, [every[place] for place in looked.drawn]
     classes = why.classes(lens, reference, current, totals, vocab, alpha, seed)
+    accuracy = estimate(lens, reference, current, decision.effect, seed)
+    if accuracy and accuracy.estimate is None:
+        # What can't be said of the night can't be said of its classes.
+        classes = tuple(replace(each, accuracy=None, accuracy_low=None, accuracy_high=None) for each in classes)
     return Findings(
         decision=decision,
         self_test=bundle.self_test,
-        accuracy=estimate(lens, reference, current, decision.effect, seed),
+        accuracy=accuracy,
         classes=why.with_examples(classes, lens, reference, current, uris, moved[looked.drawn], vocab),
         regions=why.regions(lens, reference, current, totals, uris, vocab),
         causes=why.causes(reference, current, totals),

@@ -170,7 +170,7 @@ class DriftScoreCalculation(SingleValueCalculation[DriftScore]):
         assert combined is not None
         result = self.result(combined.score)
         accuracy = _found(page).accuracy
-        unsaid = accuracy_widgets(page) if accuracy and accuracy.estimate is None else []
+        unsaid = accuracy_widgets(page) if accuracy is None or accuracy.estimate is None else []
         result.widget = [*trend_widgets(page), *unsaid]
         return result
 

@@ -63,6 +63,17 @@ PROJECT = "drivetrain"
 LEAST_EMBEDDED_ROWS = 31
 
 # Evidently's cards grow with their widest table and hide what the screen has no room for: on a phone most of each.
+# Who hears the page instead of seeing it is told what each plot is: the title that it stands under.
+SPOKEN = """
+new MutationObserver(() => {
+  let title = "";
+  for (const each of document.querySelectorAll("h5, .js-plotly-plot")) {
+    if (each.tagName === "H5") { title = each.textContent; continue; }
+    each.setAttribute("role", "img");
+    each.setAttribute("aria-label", title);
+  }
+}).observe(document.body, { childList: true, subtree: true });
+"""
 NARROW = (
     "@media (max-width: 900px) {"
     ".MuiGrid-root, .MuiGrid-root > div {min-width: 0; max-width: 100%}"
@@ -202,6 +213,7 @@ def _lean(page: str) -> str:
         return f"    var {match[1]} = {json.dumps(found).replace('<', _LESS)};"
 
     page = page.replace("</head>", f"<style>{NARROW}</style></head>", 1)
+    page = page.replace("</body>", f"<script>{SPOKEN}</script></body>", 1)
     return re.sub(r"^    var (\w*metric_\w+) = (\{.*\});$", data, page, flags=re.MULTILINE)
 
 

@@ -67,8 +67,8 @@ def choose(page: Page, store: Store) -> Shown:
     """Choose what a page shows, and read its pictures. One that can't be read is missing, and no error."""
     queue = page.queue.slice(0, QUEUE_SHOWN).to_pylist()
     found = page.findings
-    classes = tuple(sorted(found.classes, key=_class_interest)[:CLASSES_SHOWN]) if found else ()
-    regions = tuple(sorted(found.regions, key=_region_interest)[:REGIONS_SHOWN]) if found else ()
+    classes = found.classes[:CLASSES_SHOWN] if found else ()
+    regions = found.regions[:REGIONS_SHOWN] if found else ()
     return Shown(page, queue, classes, regions, _pictures(list(_places(queue, classes, regions)), store))
 
 
@@ -99,13 +99,3 @@ def _pictures(places: list[str], store: Store) -> dict[str, str]:
         if picture and (cost := len(picture) * copies[uri]) <= bytes_left:
             kept[uri], bytes_left = picture, bytes_left - cost
     return kept
-
-
-def _class_interest(row: ClassShift) -> tuple[float, float, float]:
-    """The order of the classes: the least likely without a shift first, then what moved most."""
-    least = min(row.share_p_value, 1.0 if row.p_value is None else row.p_value)
-    return least, -(row.moved or 0.0), -abs(row.current_share - row.reference_share)
-
-
-def _region_interest(row: Region) -> tuple[float, float]:
-    return row.p_value, -abs(row.current_share - row.reference_share)

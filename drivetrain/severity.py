@@ -12,6 +12,8 @@ The range spans both, each with its bootstrap interval: where they disagree, nob
 on images of a new kind, on which a learner may be sure and wrong; then nothing is said.
 """
 
+from dataclasses import dataclass
+
 import numpy as np
 
 from drivetrain.findings import Accuracy
@@ -62,18 +64,37 @@ def estimate(lens: Lens, reference: Scores, current: Scores, effect: float, seed
     )
 
 
-def by_class(reference: Scores, current: Scores, classes: int) -> list[tuple[float | None, float | None]]:
-    """Of each predicted class: estimated accuracy, and that of the reference; None where there are too few images."""
-    found: list[tuple[float | None, float | None]] = []
-    known = reference.truth >= 0
+@dataclass(frozen=True)
+class OfClass:
+    """Of a predicted class: the accuracy measured on the reference, the one estimated now, and its 95 % range."""
+
+    reference: float | None = None
+    estimate: float | None = None
+    low: float | None = None
+    high: float | None = None
+
+
+def by_class(reference: Scores, current: Scores, classes: int, seed: int) -> list[OfClass]:
+    """Each predicted class by ATC, with its bootstrap range; None where there are too few images."""
+    found: list[OfClass] = []
+    known, rng = reference.truth >= 0, np.random.default_rng([seed, 8])
     for each in range(classes):
         ours, theirs = current.labels == each, known & (reference.labels == each)
         if theirs.sum() < ENOUGH_OF_CLASS:
-            found.append((None, None))
+            found.append(OfClass())
             continue
         right = (reference.truth[theirs] == each).astype(np.float64)
-        guess = _atc(reference.confidence[theirs], right, current.confidence[ours])
-        found.append((guess if ours.sum() >= ENOUGH_OF_CLASS else None, float(right.mean())))
+        if ours.sum() < ENOUGH_OF_CLASS:
+            found.append(OfClass(float(right.mean())))
+            continue
+        before, now = reference.take(np.flatnonzero(theirs)), current.take(np.flatnonzero(ours))
+        guesses = []
+        for _ in range(RESAMPLES):
+            first, second = _resampled(before, rng), _resampled(now, rng)
+            guesses.append(_atc(before.confidence[first], right[first], now.confidence[second]))
+        low, high = np.quantile(guesses, [0.025, 0.975])
+        guess = _atc(before.confidence, right, now.confidence)
+        found.append(OfClass(float(right.mean()), guess, min(float(low), guess), max(float(high), guess)))
     return found
 
 

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
-from drivetrain.drift import FEWEST_GROUPS, REFERENCE_PER_IMAGE, SMALLEST_TEST
+from drivetrain.drift import FEWEST_GROUPS, REFERENCE_PER_IMAGE, SMALLEST_TEST, SPLITS_BEYOND
 from drivetrain.findings import Accuracy, Decision, Findings
 
 Word = Literal["ok", "warn", "drift", "unknown"]
@@ -124,11 +124,12 @@ def _untestable(drift: Decision, scored: int) -> tuple[str, str] | None:
             f"{FEWEST_GROUPS * REFERENCE_PER_IMAGE} are needed to know how groups differ.",
             "a finer group_by, or a reference of more groups",
         )
-    if drift.alpha * (drift.splits + 1) < 1:
+    needed = SPLITS_BEYOND / drift.alpha if drift.alpha > 0 else float("inf")
+    if drift.splits < needed:
         return (
             f"so few alarms are allowed (alpha = {drift.alpha:.2g} a night) that {drift.splits:,} splits of the "
-            "reference could never alarm.",
-            "raise alarms_per_year",
+            f"reference can't tell where its threshold lies; {SPLITS_BEYOND} of them must lie beyond it.",
+            f"raise alarms_per_year {needed / drift.splits:.1f} times" if drift.alpha > 0 else "raise alarms_per_year",
         )
     return None
 

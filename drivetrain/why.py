@@ -20,7 +20,7 @@ SHUFFLES = 200
 # Fewer images of a class than these, on either side, say nothing of its looks.
 ENOUGH_CURRENT, ENOUGH_REFERENCE = 10, 20
 EXAMPLES = 6
-SHOWN_CLASSES, SHOWN_REGIONS = 12, 8
+SHOWN_CLASSES = 100
 POINTS = 1000
 # Smaller changes of a property than this, in standard deviations, name no cause.
 WORTH_SAYING = 0.2
@@ -79,7 +79,7 @@ def classes(
     looks = [_looks(white, reference, current, each, alpha / len(vocab), rng) for each in range(len(vocab))]
     tested = [place for place, found in enumerate(looks) if found]
     corrected = dict(zip(tested, holm([looks[place][1] for place in tested]), strict=True))  # type: ignore[index]
-    accuracy = by_class(reference, current, len(vocab))
+    accuracy = by_class(reference, current, len(vocab), seed)
     found = [
         ClassShift(
             label=word,
@@ -90,8 +90,10 @@ def classes(
             moved=looks[place][0] if looks[place] else None,  # type: ignore[index]
             p_value=corrected.get(place),
             share_p_value=of_shares[place],
-            accuracy=accuracy[place][0],
-            accuracy_reference=accuracy[place][1],
+            accuracy=accuracy[place].estimate,
+            accuracy_reference=accuracy[place].reference,
+            accuracy_low=accuracy[place].low,
+            accuracy_high=accuracy[place].high,
         )
         for place, word in enumerate(vocab)
     ]
@@ -137,7 +139,7 @@ def with_examples(
     found: tuple[ClassShift, ...], lens: Lens, reference: Scores, current: Scores,
     uris: tuple[Sequence[str], Sequence[str]], moved: Vector, vocab: Sequence[str],
 ) -> tuple[ClassShift, ...]:  # fmt: skip
-    """The same classes, the first twelve with those of their images that moved most, each beside its nearest one."""
+    """The same classes, the first hundred with those of their images that moved most, each beside its nearest one."""
     white = lens.whiten(reference), lens.whiten(current)
     places = {word: place for place, word in enumerate(vocab)}
     out = []
@@ -163,16 +165,15 @@ def regions(
     lens: Lens, reference: Scores, current: Scores, totals: tuple[Totals, Totals],
     uris: tuple[Sequence[str], Sequence[str]], vocab: Sequence[str],
 ) -> tuple[Region, ...]:  # fmt: skip
-    """Every region, the one whose share changed least likely by chance first; the first eight with images."""
+    """Every region, the one whose share changed least likely by chance first."""
     before, now = (each.regions / max(1, each.images) for each in totals)
     m, n = effective(reference, totals[0].images), effective(current, totals[1].images)
     raw = [share_p_value(float(a), float(b), m, n) for a, b in zip(before, now, strict=True)]
     corrected = holm(raw)
     where = lens.regions(lens.whiten(reference)), lens.regions(lens.whiten(current))
     found = []
-    for rank, place in enumerate(np.argsort(raw, kind="stable")):
+    for place in np.argsort(raw, kind="stable"):
         theirs, ours = (np.flatnonzero(each == place) for each in where)
-        shown = EXAMPLES if rank < SHOWN_REGIONS else 0
         of_class = np.bincount(reference.labels[theirs]) if len(reference.labels) and len(theirs) else None
         found.append(
             Region(
@@ -181,8 +182,8 @@ def regions(
                 reference_share=float(before[place]),
                 current_share=float(now[place]),
                 p_value=corrected[int(place)],
-                current_images=tuple(uris[1][i] for i in ours[:shown]),
-                reference_images=tuple(uris[0][i] for i in theirs[:shown]),
+                current_images=tuple(uris[1][i] for i in ours[:EXAMPLES]),
+                reference_images=tuple(uris[0][i] for i in theirs[:EXAMPLES]),
             )
         )
     return tuple(found)

@@ -116,7 +116,8 @@ def self_test_widgets(test: SelfTest | None) -> list[Any]:
     text = (
         f"Tried on this reference. Without a shift it alarmed on {test.false_alarms:,} of {test.trials:,} nights; "
         f"alpha is {test.alpha:.2g}. The table shows the smallest share of a night's images that must be shifted for "
-        f"an alarm in at least 8 of 10 trials."
+        f"p ≤ alpha in at least 8 of 10 trials; a verdict of drift needs an effect above its floor too, and is a "
+        f"warning else. Of a large night only a part enters the test, as above."
     )
     sizes = sorted({each.n for each in test.seen})
     shares = {(each.shift, each.n): each.share for each in test.seen}
@@ -156,12 +157,21 @@ def _link(night: str, report: str) -> str:
     return f"[{night}](../../../../nights/{'/'.join(place)})"
 
 
+NOT_LABELLED = (
+    "**Can't say**: this needs 100 labelled held-out images of the reference, each with one label. They come from "
+    "class folders or from `drivetrain reference --labels`."
+)
+
+
 def accuracy_widgets(page: Page) -> list[Any]:
     """Estimated accuracy as a range beside the reference's, in a sentence first."""
     found = page.findings.accuracy if page.findings else None
+    title = "Estimated accuracy, without labels"
     if found is None:
-        return []
-    title, text = "Estimated accuracy, without labels", accuracy_text(found, page.verdict.verdict)
+        # Of a regression no accuracy can be told at all.
+        of_classes = page.findings and page.findings.classes
+        return [text_widget(title=title, text=NOT_LABELLED)] if of_classes else []
+    text = accuracy_text(found, page.verdict.verdict)
     if found.estimate is None:
         return [text_widget(title=title, text=text)]
     # A text of half the width beside a plot leaves a hole as high as the plot.
@@ -249,6 +259,7 @@ def class_widgets(shown: Shown) -> list[Any]:
                 moved="moved (1 = threshold)",
                 moved_p="p of moved (Holm)",
                 accuracy="est. accuracy (%)",
+                between="between (%)",
                 accuracy_before="accuracy, reference (%)",
             ),
             data=rows,
@@ -267,6 +278,7 @@ def _class_row(row: ClassShift, shown: Shown, place: int) -> RichTableDataRow:
         "moved": None if row.moved is None else round(row.moved, 2),
         "moved_p": _digits(row.p_value),
         "accuracy": _percent(row.accuracy),
+        "between": _between(row.accuracy_low, row.accuracy_high),
         "accuracy_before": _percent(row.accuracy_reference),
     }
     pairs = pairs_shown(row)
@@ -411,6 +423,10 @@ def _columns(**names: str) -> list[ColumnDefinition]:
 def _percent(share: float | None) -> float | None:
     """A number and no text, so that the table sorts by it."""
     return None if share is None else round(100 * share, 1)
+
+
+def _between(low: float | None, high: float | None) -> str:
+    return "" if low is None or high is None else f"{100 * low:.0f} to {100 * high:.0f}"
 
 
 def _digits(p_value: float | None) -> float | None:

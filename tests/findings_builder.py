@@ -107,12 +107,12 @@ UNSAID = Accuracy(reference=0.914, estimate=None, low=None, high=None, novel=0.3
 
 
 def class_shifts(number: int, current: Sequence[str], reference: Sequence[str]) -> tuple[ClassShift, ...]:
-    """Classes of falling size, of which the third moved."""
+    """Classes of falling size, of which the third moved and comes first, as `why` has it."""
     weights = 1 / np.arange(1, number + 1)
     before = weights / weights.sum()
     now = before * np.where(np.arange(number) == 2, 2.5, 1)
     now /= now.sum()
-    return tuple(
+    found = (
         ClassShift(
             label=f"class {place:04d}",
             n_reference=int(5000 * before[place]),
@@ -131,11 +131,12 @@ def class_shifts(number: int, current: Sequence[str], reference: Sequence[str]) 
         )
         for place in range(number)
     )
+    return tuple(sorted(found, key=lambda each: each.share_p_value))
 
 
 def regions(number: int, current: Sequence[str], reference: Sequence[str]) -> tuple[Region, ...]:
-    """Regions of which the fifth grew."""
-    return tuple(
+    """Regions of which the fifth grew, and comes first."""
+    found = (
         Region(
             number=place,
             label=f"class {place % 10:04d}",
@@ -147,6 +148,7 @@ def regions(number: int, current: Sequence[str], reference: Sequence[str]) -> tu
         )
         for place in range(number)
     )
+    return tuple(sorted(found, key=lambda each: each.p_value))
 
 
 CAUSES = (

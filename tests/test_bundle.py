@@ -69,7 +69,7 @@ def outcome(scores: Scores, place: int) -> dict[str, object]:
         "brightness": 0.5 if place % 3 else None,
         "contrast": 0.2,
         "sharpness": place / 1000,
-        "group": f"patient-{place % 5}",
+        "true_label": f"patient-{place % 5}",
         "content_hash": f"{place:064d}",
     }
 
@@ -154,9 +154,9 @@ def rows(number: int = 40) -> pa.Table:
 
 def test_groups_are_found_by_a_column_a_pattern_or_the_images_themselves() -> None:
     table = rows()
-    by_column, said = groups_of(table, None, "group")
+    by_column, said = groups_of(table, None, "true_label")
     assert len(np.unique(by_column)) == 5 and (by_column[:5] == by_column[5:10]).all()
-    assert said == "the column group"
+    assert said == "the column true_label"
     by_uri, said = groups_of(table, None, "(camera-[0-9])/")
     assert len(np.unique(by_uri)) == 4 and (by_uri[:4] == by_uri[4:8]).all()
     assert said == "group_by = '(camera-[0-9])/'"
@@ -169,20 +169,20 @@ def test_groups_are_found_by_a_column_a_pattern_or_the_images_themselves() -> No
 
 def test_images_without_a_value_in_the_column_are_groups_of_their_own() -> None:
     table = rows()
-    place = table.schema.get_field_index("group")
-    half = [value if i % 2 else None for i, value in enumerate(table["group"].to_pylist())]
-    found, _ = groups_of(table.set_column(place, "group", pa.array(half, pa.string())), None, "group")
+    place = table.schema.get_field_index("true_label")
+    half = [value if i % 2 else None for i, value in enumerate(table["true_label"].to_pylist())]
+    found, _ = groups_of(table.set_column(place, "true_label", pa.array(half, pa.string())), None, "true_label")
     assert len(np.unique(found)) == 5 + 20
 
 
 def test_a_column_without_any_value_is_a_setting_error() -> None:
     table = rows()
-    place = table.schema.get_field_index("group")
-    with pytest.raises(SettingError, match="the column group is empty"):
-        groups_of(table.set_column(place, "group", pa.nulls(40, pa.string())), None, "group")
+    place = table.schema.get_field_index("true_label")
+    with pytest.raises(SettingError, match="the column true_label is empty"):
+        groups_of(table.set_column(place, "true_label", pa.nulls(40, pa.string())), None, "true_label")
 
 
-@pytest.mark.parametrize("name", ["etag", "embedding", "probs", "split"])
+@pytest.mark.parametrize("name", ["etag", "embedding", "probs", "split", "group"])
 def test_a_column_that_names_no_group_is_a_setting_error(name: str) -> None:
     with pytest.raises(SettingError, match=f"group_by = '{name}'"):
         groups_of(rows(), None, name)

@@ -117,6 +117,13 @@ def test_the_page_shows_everything_from_top_to_bottom(seen: Visit) -> None:
     )
 
 
+def test_each_plot_says_what_it_is_to_who_can_not_see_it(drift: Path) -> None:
+    plots = '[...document.querySelectorAll(".js-plotly-plot")].map(p => [p.role, p.ariaLabel])'
+    said = visit(drift, plots).found
+    assert len(said) > 8 and all(role == "img" and label for role, label in said), said
+    assert any("images that moved most" in label for _, label in said)
+
+
 def test_the_page_asks_nobody_and_the_console_is_silent(seen: Visit) -> None:
     assert seen.console == []
     assert seen.requests == []

@@ -7,7 +7,7 @@ from worlds import changed, frames, in_groups, some
 
 from drivetrain.findings import Accuracy
 from drivetrain.lens import Matrix, Scores, learn
-from drivetrain.severity import by_class, estimate, novel_share
+from drivetrain.severity import OfClass, by_class, estimate, novel_share
 
 CLASSES = 5
 
@@ -151,20 +151,22 @@ def test_each_predicted_class_has_its_own_estimate() -> None:
     # Of class 0 the night holds what the learner is unsure of alone.
     unsure = (night.labels != 0) | (night.confidence < 0.9)
     night = night.take(np.flatnonzero(unsure))
-    found = by_class(reference, night, CLASSES)
+    found = by_class(reference, night, CLASSES, 0)
     for label in range(CLASSES):
         ours, theirs = night.labels == label, reference.labels == label
-        guess, before = found[label]
-        assert before == pytest.approx((reference.truth[theirs] == label).mean())
-        assert guess == pytest.approx((night.truth[ours] == label).mean(), abs=0.12)
-    assert (found[0][0] or 0) < (found[1][0] or 0) - 0.1
+        true, each = float((night.truth[ours] == label).mean()), found[label]
+        assert each.reference == pytest.approx((reference.truth[theirs] == label).mean())
+        assert each.estimate == pytest.approx(true, abs=0.12)
+        assert each.low is not None and each.high is not None and each.estimate is not None
+        assert each.low <= each.estimate <= each.high and each.high - each.low < 0.3
+    assert (found[0].estimate or 0) < (found[1].estimate or 0) - 0.1
 
 
 def test_a_class_of_too_few_images_has_none() -> None:
     reference, _ = classified(1000, 1)
     night, _ = classified(500, 2)
     few_known = changed(reference, truth=np.where(reference.labels == 2, -1, reference.truth))
-    assert by_class(few_known, night, CLASSES)[2] == (None, None)
+    assert by_class(few_known, night, CLASSES, 0)[2] == OfClass()
     few_now = night.take(np.flatnonzero((night.labels != 3) | (np.cumsum(night.labels == 3) <= 39)))
-    guess, before = by_class(reference, few_now, CLASSES)[3]
-    assert guess is None and before is not None
+    found = by_class(reference, few_now, CLASSES, 0)[3]
+    assert found.estimate is None and found.low is None and found.reference is not None

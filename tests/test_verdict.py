@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from drivetrain.drift import splits_for
 from drivetrain.findings import Accuracy, Cause, ClassShift, Decision, Findings
 from drivetrain.verdict import Evidence, Verdict, decide
 
@@ -125,7 +126,14 @@ def test_a_null_too_coarse_for_alpha_is_unknown_and_not_ok() -> None:
     # The smallest p-value of 1000 splits is 1 / 1001: below that alpha no night could ever alarm.
     verdict = judged(drift={"alpha": 0.0005, "splits": 1000})
     assert verdict.verdict == "unknown"
-    assert "alpha" in verdict.sentence
+    assert "alpha" in verdict.sentence and verdict.lever == "raise alarms_per_year 20.0 times"
+
+
+@pytest.mark.parametrize(("sources", "word"), [(13, "ok"), (14, "unknown")])
+def test_ten_splits_must_lie_beyond_the_threshold(sources: int, word: str) -> None:
+    """With an alarm a year of all sources together, the most splits are enough for 13 of them."""
+    alpha = 1 / 365 / sources
+    assert judged(drift={"alpha": alpha, "splits": splits_for(alpha), "p_value": 0.5}).verdict == word
 
 
 @pytest.mark.parametrize(("p_value", "effect", "word"), [(0.5, 0.9, "ok"), (0.001, 0.5, "warn"), (0.001, 0.9, "warn")])
