@@ -23,7 +23,8 @@ GROUPING = ("content_hash", "true_label", "label", "size", "width", "height")
 NEAR = 0.3
 # So many neighbours an image may have by chance, were the images normally distributed.
 CHANCE = 0.05
-BLOCK = 1024
+# Distances that are held at once: 32 MiB of them, and as much again while they are made.
+AT_ONCE = 2**22
 
 
 def names_column(group_by: str) -> bool:
@@ -88,8 +89,9 @@ def near_duplicates(whitened: Matrix) -> Indices:
     # are near by chance: of 5,000 in 8 dimensions nearly all would hang together.
     limit = min(NEAR**2 * 2 * depth, 2 * float(chi2.ppf(CHANCE / n, depth)))
     left, right = [], []
-    for first in range(0, n, BLOCK):
-        rows = slice(first, first + BLOCK)
+    block = max(1, AT_ONCE // n)
+    for first in range(0, n, block):
+        rows = slice(first, first + block)
         near = squares[rows, None] + squares[None, :] - 2 * whitened[rows] @ whitened.T < limit
         found, other = np.nonzero(near)
         left.append(found + first)
