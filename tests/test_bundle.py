@@ -13,7 +13,7 @@ from worlds import DEPTH, VOCAB, scored, some
 from drivetrain import bundle as room
 from drivetrain.bundle import CANDIDATE, Bundle, Looked, groups_of, look, open_bundle
 from drivetrain.config import Config
-from drivetrain.errors import SettingError
+from drivetrain.errors import RunError, SettingError
 from drivetrain.layout import Layout
 from drivetrain.lens import Scores
 from drivetrain.manifest import SHARD_BYTES
@@ -103,7 +103,7 @@ def test_a_bundle_holds_the_held_out_images_with_lens_and_totals(layout: Layout)
     np.testing.assert_allclose(found.lens.whiten(found.scores).std(axis=0), 1, atol=0.01)
 
 
-def test_trained_images_are_not_compared_with(layout: Layout) -> None:
+def test_trained_images_are_not_compared_with(layout: Layout, capsys: pytest.CaptureFixture[str]) -> None:
     listed = [image(f"x/{i:05d}.jpg", size=SHARD_BYTES // A_SHARD) for i in range(100)]
     marks = {each.uri: ("held_out" if i % 4 == 0 else "trained", None) for i, each in enumerate(listed)}
     run = begun(STORE, layout, frozen(STORE, layout, listed, labels=marks), embedding_size=DEPTH, vocab=VOCAB)
@@ -116,6 +116,32 @@ def test_trained_images_are_not_compared_with(layout: Layout) -> None:
     run.commit(counts, 1.0, 1.0, 100)
     found = open_bundle(STORE, layout, register(STORE, layout, run), settings(layout))
     assert found and len(found.rows) == 25
+    assert "very bytes" not in capsys.readouterr().err
+
+
+def test_held_out_images_that_were_trained_on_are_told(layout: Layout, capsys: pytest.CaptureFixture[str]) -> None:
+    listed = [image(f"x/{i:05d}.jpg", size=SHARD_BYTES // A_SHARD) for i in range(30)]
+    marks = {each.uri: ("held_out" if i % 2 == 0 else "trained", None) for i, each in enumerate(listed)}
+    run = begun(STORE, layout, frozen(STORE, layout, listed, labels=marks), embedding_size=DEPTH, vocab=VOCAB)
+    scores, counts, place = some(30, 1), {}, 0
+    for shard in range(run.record.shards):
+        rows = [about | outcome(scores, place + i) for i, about in enumerate(run.shard(shard).to_pylist())]
+        # Of three pairs of neighbours, one trained on and one held out, the bytes are the same.
+        rows = [row | {"content_hash": f"{min((place + i) // 2, 3) if place + i < 6 else place + i:064d}"}
+                for i, row in enumerate(rows)]  # fmt: skip
+        place += len(rows)
+        counts[shard] = run.save_part(shard, pa.Table.from_pylist(rows, schema=row_schema(DEPTH)))
+    run.commit(counts, 1.0, 1.0, 30)
+    register(STORE, layout, run)
+    assert "3 held-out images have the very bytes of images that were trained on" in capsys.readouterr().err
+
+
+def test_a_reference_of_another_learner_is_refused(layout: Layout) -> None:
+    bundle = a_bundle(layout)
+    plan = frozen(STORE, layout, [image("y/0.jpg")], source="shop", name="2026-01-05")
+    other = begun(STORE, layout, plan, sha256="cd" * 32, embedding_size=DEPTH, vocab=VOCAB)
+    with pytest.raises(RunError, match="embeddings of two learners can't be compared"):
+        look(other, bundle, settings(layout))
 
 
 def test_the_lens_is_made_once_and_another_reader_sees_through_the_very_same_one(layout: Layout) -> None:
