@@ -117,6 +117,12 @@ def test_the_page_shows_everything_from_top_to_bottom(seen: Visit) -> None:
     )
 
 
+def test_no_card_is_wider_than_the_window(drift: Path) -> None:
+    edges = '[...document.querySelectorAll(".MuiCard-root")].map(card => card.getBoundingClientRect().right)'
+    found = visit(drift, f"[innerWidth, Math.max(...{edges})]").found
+    assert found[0] == 1300 and found[1] <= found[0]
+
+
 def test_each_plot_says_what_it_is_to_who_can_not_see_it(drift: Path) -> None:
     plots = '[...document.querySelectorAll(".js-plotly-plot")].map(p => [p.role, p.ariaLabel])'
     said = visit(drift, plots).found
