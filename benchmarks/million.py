@@ -36,6 +36,8 @@ from drivetrain.store import Store
 
 CLASSES = tuple(f"class {i}" for i in range(10))
 REFERENCE = 5000
+# Rows that Evidently is asked beside, as few as its measures have time for.
+BESIDE = 10_000
 SHA256 = "5a" * 32
 ONE_THREAD = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 SETTINGS = {"engine": "torch", "precision": "float32", "embedding": "head", "max_pixels": 64_000_000}
@@ -123,6 +125,25 @@ def step(root: str, what: str) -> dict[str, Any]:
     return {"seconds": time.perf_counter() - started, "peak": peak, "bytes": size, "verdict": verdict}
 
 
+def evidently_alone(rows: int, size: int) -> dict[str, Any]:
+    """Evidently's own drift of embeddings and its preset over their columns, as a page: seconds and bytes."""
+    import pandas as pd
+    from evidently import DataDefinition, Dataset, Report
+    from evidently.legacy.metrics.data_drift.embedding_drift_methods import model
+    from evidently.presets import DataDriftPreset
+
+    rng, names = np.random.default_rng(0), [f"e{i}" for i in range(size)]
+    frames = [pd.DataFrame(rng.standard_normal((number, size)), columns=names) for number in (rows, REFERENCE)]
+    started = time.perf_counter()
+    model()(*frames)
+    sets = [Dataset.from_pandas(frame, data_definition=DataDefinition(numerical_columns=names)) for frame in frames]
+    with tempfile.TemporaryDirectory() as folder:
+        Report([DataDriftPreset()]).run(*sets).save_html(f"{folder}/page.html")
+        found = Path(folder, "page.html").stat().st_size
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    return {"seconds": time.perf_counter() - started, "peak": peak, "bytes": found, "verdict": ""}
+
+
 def main() -> None:
     """Make the million, take the steps, write the page."""
     parser = argparse.ArgumentParser()
@@ -131,7 +152,8 @@ def main() -> None:
     parser.add_argument("--step", nargs=2)
     given = parser.parse_args()
     if given.step:
-        print(json.dumps(step(*given.step)))
+        alone = given.step[1] == "evidently"
+        print(json.dumps(evidently_alone(BESIDE, given.size) if alone else step(*given.step)))
         return
     # For the processes of the steps.
     os.environ.update(dict.fromkeys(ONE_THREAD, "1"))
@@ -148,8 +170,9 @@ def main() -> None:
             ("sketch", "sketching every part (done once, on actors where there are any)"),
             ("look", "reading and merging the sketches"),
             ("report", "a night judged from its sketches: drift, verdict, page, dashboard"),
+            ("evidently", f"beside: {BESIDE:,} rows by Evidently's EmbeddingsDrift and DataDriftPreset, as a page"),
         ):
-            found = in_own_process(__file__, "--step", folder, what)
+            found = in_own_process(__file__, "--step", folder, what, "--size", str(given.size))
             size = f"{found['bytes'] / 1e6:.1f}" if found["bytes"] else ""
             rows.append([name, f"{found['seconds']:.1f}", f"{found['peak']:.0f}", size, found["verdict"]])
     lines = heading(f"{given.images:,} images x {given.size}", "python benchmarks/million.py", "pyarrow", "evidently")
