@@ -40,22 +40,28 @@ def visit(page: Path, script: str = "null", *, after: int = 6000, url: str = "")
 
     ``url`` is that of the page's folder, where a server serves it; without, the page is opened as a file.
     """
+    # Beside the page, so that its links lead where they did.
+    copy = page.with_name(f"{page.stem}-visited.html")
+    copy.write_text(probed(page.read_text(), script, after))
+    try:
+        return see(f"{url}/{copy.name}" if url else f"file://{copy}")
+    finally:
+        copy.unlink()
+
+
+def probed(page: str, script: str = "null", after: int = 6000) -> str:
+    """A page with the script at its end, for `see`."""
+    return page.replace("</body>", _probe(script, after) + "</body>")
+
+
+def see(address: str) -> Visit:
+    """Open an address; of a page that was not `probed` the text is its HTML, and nothing is found."""
     with tempfile.TemporaryDirectory() as profile:
         log = Path(profile) / "net.json"
-        # Beside the page, so that its links lead where they did.
-        copy = page.with_name(f"{page.stem}-visited.html")
-        copy.write_text(page.read_text().replace("</body>", _probe(script, after) + "</body>"))
         command = [*CHROMIUM, "--window-size=1300,900", f"--user-data-dir={profile}", f"--log-net-log={log}"]
-        try:
-            done = subprocess.run(
-                [*command, "--dump-dom", f"{url}/{copy.name}" if url else f"file://{copy}"],
-                capture_output=True,
-                text=True,
-                timeout=180,
-                check=True,
-            )
-        finally:
-            copy.unlink()
+        done = subprocess.run(
+            [*command, "--dump-dom", address], capture_output=True, text=True, timeout=180, check=True
+        )
         events = [event.get("params") or {} for event in json.loads(log.read_text())["events"]]
     # What Chromium asks on its own behalf has no origin; the rest is the page's doing.
     asked = [
@@ -63,10 +69,12 @@ def visit(page: Path, script: str = "null", *, after: int = 6000, url: str = "")
         for about in events
         if str(about.get("url")).startswith("http") and about.get("initiator", BROWSER) != BROWSER
     ]
-    said = re.search(r'<template id="seen">(.*?)</template>', done.stdout, re.DOTALL)
-    assert said, "our script did not come to its end"
-    seen = json.loads(said[1].replace("&lt;", "<").replace("&gt;", ">").replace("&amp;", "&"))
     console = [line for line in done.stderr.splitlines() if ":CONSOLE" in line]
+    said = re.search(r'<template id="seen">(.*?)</template>', done.stdout, re.DOTALL)
+    if said is None:
+        assert "const seen = " not in done.stdout, "our script did not come to its end"
+        return Visit(done.stdout, console, asked, None)
+    seen = json.loads(said[1].replace("&lt;", "<").replace("&gt;", ">").replace("&amp;", "&"))
     assert not seen.get("error"), seen["error"]
     return Visit(seen["text"], console, asked, seen["found"])
 

@@ -30,6 +30,8 @@ from drivetrain.config import Options
 
 # Passed on to every process that a server starts, whatever session or group that process moves to.
 MARK = "TEST_SERVER_OF_DRIVETRAIN"
+# The one bucket of a server that needs no keys to be read.
+PUBLIC = "public"
 
 # Local servers are reached without the proxy that the environment may name.
 _DIRECT = urllib.request.build_opener(urllib.request.ProxyHandler({}))
@@ -47,6 +49,11 @@ class S3Server:
     def storage(self) -> Options:
         """What a Config or a Store needs to reach this server; it holds no secret."""
         return {"s3": {"endpoint_url": self.endpoint}}
+
+    def public_bucket(self) -> str:
+        """A bucket whose objects a browser may read without keys, as s3://name."""
+        self.client().mkdir(PUBLIC)
+        return f"s3://{PUBLIC}"
 
     def bucket(self) -> str:
         """A new and empty bucket, as s3://name."""
@@ -326,7 +333,9 @@ def _identities(folder: Path, server: S3Server) -> Path:
     keys = [{"accessKey": server.access_key, "secretKey": server.secret_key}]
     actions = ["Admin", "Read", "Write", "List", "Tagging"]
     path = folder / "s3.json"
-    path.write_text(json.dumps({"identities": [{"name": "tests", "credentials": keys, "actions": actions}]}))
+    everybody = {"name": "anonymous", "actions": [f"Read:{PUBLIC}"]}
+    found = {"identities": [{"name": "tests", "credentials": keys, "actions": actions}, everybody]}
+    path.write_text(json.dumps(found))
     return path
 
 

@@ -15,6 +15,7 @@ import learners
 import numpy as np
 import pandas as pd
 import pytest
+from browser import probed, see
 from fastai.vision.all import Learner
 from servers import S3Server, answers, fetch, free_ports, poll
 
@@ -28,6 +29,10 @@ from drivetrain.store import Store
 
 pytestmark = pytest.mark.thorough
 
+LOOKS = """({
+  links: [...document.querySelectorAll("a[href]")].map(each => new URL(each.getAttribute("href"), location).href),
+  pictures: document.querySelectorAll("image, img").length,
+})"""
 FIRST, SECOND, EMPTY = date(2026, 11, 20), date(2026, 11, 21), date(2026, 11, 23)
 
 
@@ -176,6 +181,25 @@ def test_a_browser_shows_the_pages_from_the_bucket(world: World, s3: S3Server) -
         assert s3.client().info(page)["ContentType"] == "text/html"
 
 
+def test_pages_in_a_bucket_load_link_and_ask_nobody(world: World, s3: S3Server) -> None:
+    """Report, index, and the link from one to the other, in a browser that reads them from S3 by itself."""
+    bucket, root = s3.public_bucket(), str(world.config.root)
+    for each in world.store.find(root):
+        if each.uri.endswith((".html", ".jpg")):
+            text = world.store.read(each.uri)
+            page = probed(text.decode(), LOOKS).encode() if each.uri.endswith(".html") else text
+            world.store.replace(f"{bucket}{each.uri.removeprefix(root)}", page)
+    site = f"{s3.endpoint}{world.layout.site.replace(root, bucket).removeprefix('s3:/')}/index.html"
+    index = see(site)
+    (report,) = {link for link in index.found["links"] if link.endswith("/report.html") and f"/{SECOND}/" in link}
+    found = see(report)
+    assert "DRIFT" in found.text and found.found["pictures"] > 10
+    assert site in found.found["links"], "and back"
+    for each in (index, found):
+        assert each.console == []
+        assert {url.split("/")[2] for url in each.requests} <= {site.split("/")[2]}, each.requests
+
+
 def is_up(url: str) -> bool:
     with suppress(OSError):
         return answers(url)
@@ -191,6 +215,9 @@ def test_ui_serves_the_workspace_from_the_bucket(world: World, s3: S3Server) -> 
         poll(lambda: is_up(f"http://127.0.0.1:{port}/api/projects"), "the dashboard answers", 120)
         (project,) = json.loads(fetch(f"http://127.0.0.1:{port}/api/projects"))
         assert project["name"] == "drivetrain: digits"
+        seen = see(f"http://127.0.0.1:{port}/projects/{project['id']}")
+        assert seen.console == [] and "Drift score" in seen.text
+        assert {url.split("/")[2] for url in seen.requests} == {f"127.0.0.1:{port}"}, seen.requests
     finally:
         os.killpg(process.pid, signal.SIGKILL)
         process.wait()
