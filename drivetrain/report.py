@@ -62,7 +62,6 @@ PROJECT = "drivetrain"
 # With fewer rows Evidently's own measure of embeddings fails.
 LEAST_EMBEDDED_ROWS = 31
 
-# Evidently's cards grow with their widest table and hide what the screen has no room for, on a phone most of each.
 # Who hears the page instead of seeing it is told what each plot is: the title that it stands under.
 SPOKEN = """
 new MutationObserver(() => {
@@ -74,6 +73,7 @@ new MutationObserver(() => {
   }
 }).observe(document.body, { childList: true, subtree: true });
 """
+# Evidently's cards grow with their widest table and hide what the screen has no room for, on a phone most of each.
 NARROW = (
     "@media (max-width: 1600px) {"
     ".MuiGrid-root, .MuiGrid-root > div {min-width: 0; max-width: 100%}"
