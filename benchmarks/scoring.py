@@ -195,9 +195,12 @@ def rates(learner: str, folders: dict[str, str], repeats: int, few: int, peers: 
             limit = [] if own or peer.startswith("Ray Data") else ["--few", str(few)]
             folder = folders["copies" if own else "once"]
             one = in_own_process(__file__, "--peer", peer, "--images", folder, *limit, learner)
+            if "refused" in one:  # int8 does not take every learner
+                print(f"{learner}: {peer}: {one['refused']}")
+                continue
             found[peer].append(one["images"] / one["seconds"])
             photos[peer] = one["images"]
-    return {peer: [photos[peer], median(each)] for peer, each in found.items()}
+    return {peer: [photos[peer], median(each)] for peer, each in found.items() if each}
 
 
 def rows_of(learner: str, found: dict[str, list[float]]) -> list[list[str]]:
@@ -252,6 +255,27 @@ def profiles(learners: list[str], folder: str, few: int) -> None:
     publish(str(Path(__file__).with_name("profile.py")), page)
 
 
+def one_of(given: argparse.Namespace) -> None:
+    """Print what one measurement in this process gave, or why the engine does not take the learner."""
+    from drivetrain.errors import DrivetrainError
+
+    global FEW
+    FEW = given.few
+    try:
+        if given.profile:
+            from profiled import profile
+
+            with tempfile.TemporaryDirectory() as where:
+                print(json.dumps(profile(given.learners[0], copied(given.images, 1, where), given.peer)))
+            return
+        images, seconds = PEERS[given.peer](given.learners[0], given.images)
+        print(json.dumps({"images": images, "seconds": seconds}))
+    except DrivetrainError as error:
+        if "int8" not in given.peer:
+            raise
+        print(json.dumps({"refused": str(error)}))
+
+
 def main() -> None:
     """Measure every learner with every peer, or, with --peer, one of them."""
     parser = argparse.ArgumentParser()
@@ -267,21 +291,7 @@ def main() -> None:
         profiles(given.learners, given.images, given.few or 2048)
         return
     if given.peer:
-        global FEW
-        FEW = given.few
-        if given.profile:
-            from profiled import profile
-
-            from drivetrain.errors import DrivetrainError
-
-            with tempfile.TemporaryDirectory() as where:
-                try:
-                    print(json.dumps(profile(given.learners[0], copied(given.images, 1, where), given.peer)))
-                except DrivetrainError as error:  # int8 does not take every learner
-                    print(json.dumps({"refused": str(error)}))
-            return
-        images, seconds = PEERS[given.peer](given.learners[0], given.images)
-        print(json.dumps({"images": images, "seconds": seconds}))
+        one_of(given)
         return
     rows: list[list[str]] = []
     for each in given.learners:
@@ -290,11 +300,12 @@ def main() -> None:
             folders = {"once": given.images, "copies": copied(given.images, int(copies or 1), where)}
             found = rates(learner, folders, given.repeats, given.few or 512, given.only or list(PEERS))
         rows += rows_of(learner, found)
-    lines = heading("Scoring", "python benchmarks/scoring.py", "torch", "fastai", "ray", "openvino")
-    count = len(images_of(given.images))
-    lines += [f"Medians of {given.repeats}. {count:,} photos; where there are more, the same ones again.", ""]
-    heads = ["learner and way", "photos", "images/s", "of get_preds", "of the bound"]
-    publish(__file__, [*lines, *table(heads, rows), "", ABOUT])
+        # After each learner: an hour's figures do not go with a run that is cut short.
+        lines = heading("Scoring", "python benchmarks/scoring.py", "torch", "fastai", "ray", "openvino")
+        count = len(images_of(given.images))
+        lines += [f"Medians of {given.repeats}. {count:,} photos; where there are more, the same ones again.", ""]
+        heads = ["learner and way", "photos", "images/s", "of get_preds", "of the bound"]
+        publish(__file__, [*lines, *table(heads, rows), "", ABOUT])
 
 
 if __name__ == "__main__":
