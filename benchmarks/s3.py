@@ -24,7 +24,8 @@ from typing import Any
 import psutil
 from tables import heading, in_own_process, publish, table
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
+# At the end: tests have a module `tables` too.
+sys.path.append(str(Path(__file__).parents[1] / "tests"))
 from servers import free_ports, s3_server
 
 
