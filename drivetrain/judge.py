@@ -155,6 +155,7 @@ def measure(
         reasons=commit.reasons,
         reference=reference.run_id if reference else None,
         held_out=reference.held_out if reference else False,
+        leaked=reference.leaked if reference else 0,
         findings=findings,
         mean_confidence=_mean_confidence(bundle, looked),
         vocab=run.record.vocab,

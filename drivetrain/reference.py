@@ -45,7 +45,10 @@ SCORE_COLUMNS = (
 
 @dataclass(frozen=True)
 class Reference:
-    """Which run is the reference of a model under some settings, and how many of its images are of which split."""
+    """Which run is the reference of a model under some settings, and how many of its images are of which split.
+
+    ``leaked``: held-out images with the very bytes of images that were trained on.
+    """
 
     run_id: str
     model_id: str
@@ -53,6 +56,7 @@ class Reference:
     splits: dict[str, int]
     labelled: int
     created: str
+    leaked: int = 0
 
     @property
     def held_out(self) -> bool:
@@ -108,10 +112,14 @@ def register(store: Store, layout: Layout, run: Run) -> Reference:
     splits = Counter({each["values"]: each["counts"] for each in counts})
     labelled = len(marks) - marks["true_label"].null_count
     now = datetime.now(UTC).isoformat(timespec="seconds")
-    record = run.record
-    reference = Reference(record.run_id, record.model_id, record.settings, dict(splits), labelled, now)
+    record, leaked = run.record, _leaked(run)
+    reference = Reference(record.run_id, record.model_id, record.settings, dict(splits), labelled, now, leaked)
     store.create(f"{layout.references(record.model_id)}/{record.run_id}.json", to_json(asdict(reference)))
-    _say_leaks(run)
+    if leaked:
+        say(
+            f"{leaked:,} held-out images have the very bytes of images that were trained on. The learner is too "
+            "sure of these: take them out of the held-out ones, or nights look drifted when they are not."
+        )
     if not reference.held_out:
         say(
             "No image of this reference is marked as held out. A learner is surer of images that it was trained on, so "
@@ -124,19 +132,15 @@ def register(store: Store, layout: Layout, run: Run) -> Reference:
     return reference
 
 
-def _say_leaks(run: Run) -> None:
-    """Warn of held-out images that were trained on under another name: on those the learner is too sure of itself."""
+def _leaked(run: Run) -> int:
+    """How many contents of held-out images were trained on, under whatever name: the learner is too sure of these."""
     seen: dict[str, set[str]] = {"trained": set(), "held_out": set()}
     for shard in range(run.record.shards):
         rows = run.store.read_table(run.paths.part(shard), ["split", "content_hash"]).to_pylist()
         for row in rows:
             if row["content_hash"] and row["split"] in seen:
                 seen[row["split"]].add(row["content_hash"])
-    if both := seen["trained"] & seen["held_out"]:
-        say(
-            f"{len(both):,} held-out images have the very bytes of images that were trained on. The learner is too "
-            "sure of these: take them out of the held-out ones, or nights look drifted when they are not."
-        )
+    return len(seen["trained"] & seen["held_out"])
 
 
 def find_reference(store: Store, layout: Layout, run: Run) -> Reference | None:

@@ -35,7 +35,11 @@ class Verdict:
 
 @dataclass(frozen=True)
 class Evidence:
-    """What a verdict is made from. ``mean_confidence``: of the reference and of the night, None for a regression."""
+    """What a verdict is made from.
+
+    ``mean_confidence``: of the reference and of the night, None for a regression. ``leaked``: the reference's held-out
+    images that were trained on.
+    """
 
     images: int
     failed: int
@@ -46,6 +50,7 @@ class Evidence:
     mean_confidence: tuple[float, float] | None
     vocab: tuple[str, ...]
     too_many_failed: bool = False
+    leaked: int = 0
 
 
 def decide(evidence: Evidence, *, effect_floor: float, min_images: int) -> Verdict:
@@ -158,6 +163,11 @@ def _numbers(evidence: Evidence, findings: Findings) -> tuple[str, ...]:
     ]
     if not evidence.held_out:
         said.insert(0, "The reference has no held-out images: alarms against it can't be trusted.")
+    if evidence.leaked:
+        said.append(
+            f"{evidence.leaked:,} of the reference's held-out images have the very bytes of images that were trained "
+            "on; the learner is too sure of these, and nights may look drifted when they are not."
+        )
     said += _accuracy(findings.accuracy)
     if evidence.mean_confidence:
         before, now = evidence.mean_confidence

@@ -132,7 +132,9 @@ def test_held_out_images_that_were_trained_on_are_told(layout: Layout, capsys: p
         place += len(rows)
         counts[shard] = run.save_part(shard, pa.Table.from_pylist(rows, schema=row_schema(DEPTH)))
     run.commit(counts, 1.0, 1.0, 30)
-    register(STORE, layout, run)
+    assert register(STORE, layout, run).leaked == 3
+    kept = find_reference(STORE, layout, run)
+    assert kept and kept.leaked == 3, "the nights' reports tell it too"
     assert "3 held-out images have the very bytes of images that were trained on" in capsys.readouterr().err
 
 

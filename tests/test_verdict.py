@@ -62,6 +62,11 @@ def said(verdict: Verdict) -> str:
     return " ".join((verdict.sentence, *verdict.reasons))
 
 
+def test_held_out_images_that_were_trained_on_are_told_with_each_verdict() -> None:
+    assert "3 of the reference's held-out images have the very bytes" in said(judged(leaked=3))
+    assert "very bytes" not in said(judged())
+
+
 @pytest.mark.parametrize(
     ("p_value", "effect", "word", "lever"),
     [
