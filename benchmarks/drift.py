@@ -50,12 +50,15 @@ def load(path: str, layer: str) -> World:
 
     def scores(kind: str, truth: np.ndarray, groups: np.ndarray | None = None) -> Scores:
         embeddings = found[f"{kind}_embeddings"].astype(np.float64)
-        return plain_scores(
+        scores = plain_scores(
             embeddings if layer == "head" else np.zeros((len(embeddings), 0)),
             found[f"{kind}_outputs"].astype(np.float64),
             truth=truth.astype(np.int64),
             groups=groups,
         )
+        # Brightness, contrast, sharpness; files and sizes are the benchmark's own, and say nothing.
+        scores.properties[:, :3] = found[f"{kind}_looks"]
+        return scores
 
     truth, places = found["truth"], found["shifted"] if "shifted" in found else np.zeros(0, np.int64)
     kinds = [

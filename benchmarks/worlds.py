@@ -161,15 +161,22 @@ class Eye:
         self._learner = StoredLearner(exported.stored([gray]), exported.info, threads=2)
         self.vocab = exported.info.vocab
 
-    def see(self, datas: Sequence[bytes]) -> tuple[np.ndarray, np.ndarray]:
-        """Embeddings and probabilities, each a row an image."""
-        embeddings, outputs = [], []
+    def see(self, datas: Sequence[bytes], kind: str) -> dict[str, np.ndarray]:
+        """Embeddings, probabilities and the looks of the pixels, each a row an image, by names that begin with kind."""
+        from drivetrain.shard import properties_of
+
+        embeddings, outputs, looks = [], [], []
         for first in range(0, len(datas), 256):
             items = [self._learner.prepare(data, 10**8)[0] for data in datas[first : first + 256]]
+            looks += [list(properties_of(item).values()) for item in items]
             for found in self._learner.predict(items):
                 embeddings.append(found.embeddings[0].astype(np.float16))
                 outputs.append(found.outputs[0])
-        return np.array(embeddings), np.array(outputs, dtype=np.float32)
+        return {
+            f"{kind}_embeddings": np.array(embeddings),
+            f"{kind}_outputs": np.array(outputs, dtype=np.float32),
+            f"{kind}_looks": np.array(looks, dtype=np.float32),
+        }
 
 
 def make(given: argparse.Namespace) -> dict[str, np.ndarray]:
@@ -186,18 +193,18 @@ def make(given: argparse.Namespace) -> dict[str, np.ndarray]:
     if given.by:
         world["by"] = frame_[given.by].iloc[rest].astype(str).to_numpy(dtype=str)
     world["vocab"] = np.array(eye.vocab, dtype=str)
-    world["clean_embeddings"], world["clean_outputs"] = eye.see([datas[i] for i in rest])
+    world |= eye.see([datas[i] for i in rest], "clean")
     print(f"clean: {time.monotonic() - started:.0f} s", file=sys.stderr)
     if given.by is None:
         some = rng.permutation(len(rest))[: given.shifted]
         world["shifted"] = some
         for name, shift in SHIFTS.items():
             made = [encoded(shift(_opened(datas[rest[i]]), rng)) for i in some]
-            world[f"{name}_embeddings"], world[f"{name}_outputs"] = eye.see(made)
+            world |= eye.see(made, name)
             print(f"{name}: {time.monotonic() - started:.0f} s", file=sys.stderr)
         sources = rng.permutation(len(rest))[:SOURCES]
         made = [encoded(frame(_opened(datas[rest[i]]), rng)) for i in sources for _ in range(FRAMES)]
-        world["frames_embeddings"], world["frames_outputs"] = eye.see(made)
+        world |= eye.see(made, "frames")
         world["frames_source"] = np.repeat(sources, FRAMES)
     print(f"all: {time.monotonic() - started:.0f} s", file=sys.stderr)
     return world

@@ -20,11 +20,12 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
+from scipy.linalg import eigh
 from scipy.stats import rankdata
 
 from drivetrain.findings import Decision, Statistic
 from drivetrain.groups import capped, usual_size, whole_groups
-from drivetrain.lens import Features, Indices, Lens, Scores, Vector
+from drivetrain.lens import Features, Indices, Lens, Matrix, Scores, Vector
 
 MAX_REFERENCE = 5000
 MAX_CURRENT = 1000
@@ -39,6 +40,9 @@ SPLITS_AT_ONCE = 250
 DECIDING = ("mmd", "bbsd")
 # Two halves point less well: of the 50 images furthest along, 47 % were darkened ones and not 56 %, where 20 % were.
 FOLDS = 10
+# Standard deviations of the reference beyond which a property says no more, and the share of a property's variance
+# below which the embeddings tell it all, and what they leave is noise.
+FURTHEST, TOLD_BY_EMBEDDINGS = 6.0, 0.01
 # The reference is one sample, used every night: one that lies off by chance alarms again and again. So its share of
 # the variance counts twice; benchmarks/drift.py measures it.
 REFERENCE_ERROR = 2.0
@@ -208,16 +212,49 @@ def judged(name: str, value: float, null: Vector, alpha: float) -> Statistic:
 def moved(lens: Lens, reference: Scores, current: Scores, seed: int) -> tuple[Vector, Vector]:
     """How far each image lies in the direction in which the night moved, in standard deviations of the reference.
 
-    Returns the current images' distances (n,) and the reference's (m,). The direction is the whitened difference of
-    means; each image is projected on the direction that the other nine tenths of the groups give, so that neither it
-    nor its near-duplicates vote for it.
+    Returns the current images' distances (n,) and the reference's (m,). Looks at the embeddings and, beside them, at
+    what the pixels' properties say that embeddings do not: a network that learnt to see through the dark hardly tells
+    a darkened image, its brightness does.
     """
-    if len(reference) < 4 or len(current) < 4:
-        return np.zeros(len(current)), np.zeros(len(reference))
-    of_reference, of_current = lens.whiten(reference), lens.whiten(current)
+    whitened = lens.whiten(reference), lens.whiten(current)
+    beside = _beside_embeddings(whitened, (reference.properties, current.properties))
+    of_reference, of_current = (np.hstack(each) for each in zip(whitened, beside, strict=True))
+    return _along_shift(of_reference, of_current, reference.groups, current.groups, seed)
+
+
+def _beside_embeddings(whitened: tuple[Matrix, Matrix], properties: tuple[Matrix, Matrix]) -> tuple[Matrix, Matrix]:
+    """What is left of the properties, the embeddings' share taken off, each axis of unit variance on the reference.
+
+    Both are pairs of the reference and the night; returns such a pair, with a column for each property that all images
+    have and that differs between the reference's. One odd image is never further than `FURTHEST` of a property.
+    """
+    of_reference, of_current = properties
+    known = np.isfinite(of_reference).all(axis=0) & np.isfinite(of_current).all(axis=0)
+    known &= np.array([len(np.unique(each)) > 1 for each in of_reference.T])
+    if not known.any():
+        return np.zeros((len(of_reference), 0)), np.zeros((len(of_current), 0))
+    mean, spread = of_reference[:, known].mean(axis=0), of_reference[:, known].std(axis=0)
+    scaled = [np.clip((each[:, known] - mean) / spread, -FURTHEST, FURTHEST) for each in properties]
+    told, *_ = np.linalg.lstsq(whitened[0], scaled[0], rcond=None)
+    left, left_current = (each - white @ told for each, white in zip(scaled, whitened, strict=True))
+    values, vectors = eigh(np.atleast_2d(np.cov(left, rowvar=False)))
+    axes = vectors / np.sqrt(np.maximum(values, TOLD_BY_EMBEDDINGS))
+    return (left - left.mean(axis=0)) @ axes, (left_current - left.mean(axis=0)) @ axes
+
+
+def _along_shift(
+    of_reference: Matrix, of_current: Matrix, reference_groups: Indices, current_groups: Indices, seed: int
+) -> tuple[Vector, Vector]:
+    """Images along the whitened difference of means, in standard deviations of the reference: night, reference.
+
+    Each image is projected on the direction that the other nine tenths of the groups give, so that neither it nor its
+    near-duplicates vote for it.
+    """
+    out_current, out_reference = np.zeros(len(of_current)), np.zeros(len(of_reference))
+    if len(of_reference) < 4 or len(of_current) < 4:
+        return out_current, out_reference
     rng = np.random.default_rng([seed, 3])
-    folds_reference, folds_current = _folds(reference.groups, rng), _folds(current.groups, rng)
-    out_current, out_reference = np.zeros(len(current)), np.zeros(len(reference))
+    folds_reference, folds_current = _folds(reference_groups, rng), _folds(current_groups, rng)
     for fold in range(FOLDS):
         learnt_reference, learnt = of_reference[folds_reference != fold], of_current[folds_current != fold]
         if not len(learnt_reference) or not len(learnt):
@@ -238,7 +275,8 @@ def _folds(groups: Indices, rng: np.random.Generator) -> Indices:
 
 def effect(lens: Lens, reference: Scores, current: Scores, seed: int) -> float:
     """How often, of a random pair, the current image is told by its embedding: 0.5 is chance, 1 is always."""
-    of_current, of_reference = moved(lens, reference, current, seed)
+    whitened = lens.whiten(reference), lens.whiten(current)
+    of_current, of_reference = _along_shift(*whitened, reference.groups, current.groups, seed)
     return max(0.5, area_under_roc(of_current, of_reference))
 
 

@@ -27,7 +27,7 @@ from drivetrain.drift import (
     widen,
 )
 from drivetrain.groups import whole_groups
-from drivetrain.lens import Matrix, Scores, learn
+from drivetrain.lens import PROPERTIES, Matrix, Scores, learn
 
 seeded = settings(derandomize=True, database=None, deadline=None)
 small_numbers = st.lists(st.integers(-3, 3).map(float), min_size=2, max_size=12)
@@ -313,6 +313,48 @@ def test_planted_images_come_first() -> None:
     of_current, of_reference = moved(learn(reference, 0), reference, scored(embeddings), 0)
     assert set(np.argsort(-of_current)[:60]) == set(planted)
     assert (of_current.shape, of_reference.shape) == ((300,), (1000,))
+
+
+def lit(scores: Scores, seed: int, noise: float = 0.05) -> Scores:
+    """The same images with a brightness that partly follows their first axis; the other properties are not known."""
+    properties = np.full((len(scores), len(PROPERTIES)), np.nan)
+    drawn = np.random.default_rng([seed, 79]).standard_normal(len(scores))
+    properties[:, 0] = 0.5 + 0.05 * scores.embeddings[:, 0] + noise * drawn
+    return changed(scores, properties=properties)
+
+
+def test_darkened_images_that_the_network_hardly_tells_come_first_by_their_brightness() -> None:
+    """Brightness follows an axis of the embeddings; darkening changes it and leaves the embeddings where they are."""
+    reference, current = lit(some(1000, 1), 3), lit(some(300, 2), 4)
+    dark = np.random.default_rng(0).permutation(300)[:60]
+    properties = current.properties.copy()
+    properties[dark, 0] -= 0.2
+    of_current, of_reference = moved(learn(reference, 0), reference, changed(current, properties=properties), 0)
+    assert np.isin(np.argsort(-of_current)[:50], dark).mean() > 0.9
+    assert of_reference.std() == pytest.approx(1, abs=0.1)
+    blind, _ = moved(learn(reference, 0), some(1000, 1), some(300, 2), 0)
+    assert np.isin(np.argsort(-blind)[:50], dark).mean() < 0.5, "embeddings alone don't tell"
+
+
+def test_what_follows_from_the_embeddings_counts_once() -> None:
+    """Brightness that an axis of the embeddings tells to the last bit adds nothing but noise."""
+    reference, current = lit(some(1000, 1), 3, noise=1e-9), lit(some(300, 2, shift=3.0), 4, noise=1e-9)
+    of_current, of_reference = moved(learn(reference, 0), reference, current, 0)
+    assert of_reference.std() == pytest.approx(1, abs=0.05)
+    assert of_current.mean() == pytest.approx(3, abs=0.3)
+
+
+def test_one_huge_image_is_no_more_than_the_last_and_properties_all_alike_say_nothing() -> None:
+    reference, current = lit(some(1000, 1), 3), lit(some(300, 2), 4)
+    properties = current.properties.copy()
+    properties[7, 0] = 1e9
+    far, _ = moved(learn(reference, 0), reference, changed(current, properties=properties), 0)
+    assert np.isfinite(far).all() and abs(far[7]) < 6
+    same, _ = moved(learn(reference, 0), some(1000, 1), some(300, 2), 0)
+    alike = changed(reference, properties=np.where(np.isnan(reference.properties), np.nan, 0.5))
+    unknown = changed(current, properties=np.full_like(properties, np.nan))
+    for before, night in ((alike, current), (reference, unknown)):
+        np.testing.assert_allclose(moved(learn(reference, 0), before, night, 0)[0], same)
 
 
 def test_how_far_an_image_moved_is_in_standard_deviations_of_the_reference() -> None:
