@@ -22,9 +22,8 @@ CANDIDATES = 8
 class Totals:
     """Counts and sums over n images.
 
-    ``labels`` (k,), ``regions`` (r,), ``confidence`` and ``energy`` (bins,) count images; ``moments`` (2, components)
-    are sums of the whitened embeddings and of their squares; ``properties`` (3, 6): how many images have one, the sum,
-    the sum of squares.
+    ``labels`` (k,), ``regions`` (r,), ``confidence`` and ``energy`` (bins,) count images; ``properties`` (3, 6): how
+    many images have one, the sum, the sum of squares.
     """
 
     images: int
@@ -32,7 +31,6 @@ class Totals:
     regions: Vector
     confidence: Vector
     energy: Vector
-    moments: np.ndarray
     properties: np.ndarray
 
     def __add__(self, other: "Totals") -> "Totals":
@@ -57,17 +55,15 @@ def totals_of(lens: Lens, scores: Scores) -> Totals:
     """Count images."""
     if not len(scores):
         return Totals(0, *(np.zeros(0) for _ in range(len(fields(Totals)) - 1)))
-    whitened = lens.whiten(scores)
     classes, regions = scores.outputs.shape[1], len(lens.centres)
     measured = ~np.isnan(scores.properties)
     values = np.where(measured, scores.properties, 0)
     return Totals(
         images=len(scores),
         labels=np.bincount(scores.labels, minlength=classes).astype(float) if len(scores.labels) else np.zeros(0),
-        regions=np.bincount(lens.regions(whitened), minlength=regions).astype(float),
+        regions=np.bincount(lens.regions(lens.whiten(scores)), minlength=regions).astype(float),
         confidence=_counted(scores.confidence, CONFIDENCE_EDGES),
         energy=_counted(scores.energy, lens.energy_edges),
-        moments=np.stack([whitened.sum(axis=0), (whitened**2).sum(axis=0)]),
         properties=np.stack([measured.sum(axis=0), values.sum(axis=0), (values**2).sum(axis=0)]).astype(float),
     )
 
