@@ -1,10 +1,11 @@
 """Images a second from S3 with a delay added to each request, beside the same from this machine's disk.
 
-    python benchmarks/s3.py --images FOLDER --delay 30 resnet18.pkl
+    python benchmarks/s3.py --images FOLDER --copies 3 --delay 30 resnet18.pkl
 
 The server is SeaweedFS on this machine, behind a proxy that waits before it passes a request on; root and images lie in
-it. Both cost CPU that a real S3 would not, so what they used is told beside. drivetrain's learner is known. The table
-goes to stdout and to s3.md beside this file.
+it. Both cost CPU that a real S3 would not, so what they used is told beside, and what the ratio is without it.
+drivetrain's learner is known. Each photo is scored under as many names as there are copies. The table goes to stdout
+and to s3.md beside this file.
 """
 
 import argparse
@@ -27,6 +28,10 @@ from tables import heading, in_own_process, publish, table
 # At the end: tests have a module `tables` too.
 sys.path.append(str(Path(__file__).parents[1] / "tests"))
 from servers import free_ports, s3_server
+
+ABOUT = """\
+"Without these" is S3 of disk with the CPU seconds of server and proxy, which take turns with the actors on the same
+cores, spread over these and taken off: they would be spent elsewhere."""
 
 
 async def _serve(port: int, target: str, delay: float) -> None:
@@ -85,18 +90,18 @@ def used(process: psutil.Process) -> float:
     return float(sum(one.cpu_times().user + one.cpu_times().system for one in each))
 
 
-def fill(put: Any, folder: Path) -> int:
+def fill(put: Any, folder: Path, copies: int) -> int:
     """Put the photos, and a few of them for the learner to be known, by ``put(name, data)``."""
     paths = sorted(path for path in folder.rglob("*") if path.is_file())
-    todo = [(f"photos/{path.name}", path) for path in paths] + [
+    todo = [(f"photos/{copy}/{path.name}", path) for copy in range(copies) for path in paths] + [
         (f"photos-some/{path.name}", path) for path in paths[:64]
     ]
     with ThreadPoolExecutor(16) as pool:
         list(pool.map(lambda one: put(one[0], one[1].read_bytes()), todo))
-    return len(paths)
+    return copies * len(paths)
 
 
-def measure(learner: str, images: str, delay: float, repeats: int) -> dict[str, Any]:
+def measure(learner: str, images: str, copies: int, delay: float, repeats: int) -> dict[str, Any]:
     """Score from disk and from S3 in turns."""
     from drivetrain.store import Store
 
@@ -109,8 +114,8 @@ def measure(learner: str, images: str, delay: float, repeats: int) -> dict[str, 
         )
         passing.start()
         store, bucket = Store(server.storage), server.bucket()
-        found["images"] = fill(lambda name, data: store.create(f"{bucket}/{name}", data), Path(images))
-        fill(lambda name, data: Store().create(f"{disk}/{name}", data), Path(images))
+        found["images"] = fill(lambda name, data: store.create(f"{bucket}/{name}", data), Path(images), copies)
+        fill(lambda name, data: Store().create(f"{disk}/{name}", data), Path(images), copies)
         weed = next(one for one in psutil.Process().children(recursive=True) if "weed" in one.name())
         for turn in range(repeats):
             base = ["--one", "--images", f"{disk}/photos", "--root", f"{disk}/root-{turn}", learner]
@@ -130,6 +135,7 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("learners", nargs="+")
     parser.add_argument("--images", required=True)
+    parser.add_argument("--copies", type=int, default=1)
     parser.add_argument("--delay", type=float, default=30.0, help="milliseconds")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--one", action="store_true")
@@ -141,15 +147,25 @@ def main() -> None:
         return
     rows = []
     for learner in given.learners:
-        found = measure(learner, given.images, given.delay, given.repeats)
-        disk, s3 = (found["images"] / median(found[kind]) for kind in ("disk", "s3"))
-        others = [f"{median(found[kind]):.1f}" for kind in ("server", "proxy")]
-        rows.append([Path(learner).stem, f"{disk:.1f}", f"{s3:.1f}", f"{s3 / disk:.3f}", *others])
+        found = measure(learner, given.images, given.copies, given.delay, given.repeats)
+        seconds = {kind: median(times) for kind, times in found.items() if kind != "images"}
+        disk, s3 = (found["images"] / seconds[kind] for kind in ("disk", "s3"))
+        elsewhere = seconds["disk"] / (seconds["s3"] - (seconds["server"] + seconds["proxy"]) / (os.cpu_count() or 1))
+        others = [f"{seconds[kind]:.1f}" for kind in ("server", "proxy")]
+        rows.append([Path(learner).stem, f"{disk:.1f}", f"{s3:.1f}", f"{s3 / disk:.3f}", *others, f"{elsewhere:.3f}"])
         photos = found["images"]
     lines = heading("From S3", "python benchmarks/s3.py", "torch", "ray", "openvino", "s3fs", "aiobotocore")
     lines += [f"{photos:,} photos, {given.delay:.0f} ms a request; medians of {given.repeats}.", ""]
-    heads = ["learner", "disk, images/s", "S3, images/s", "S3 of disk", "server's CPU, s", "proxy's CPU, s"]
-    publish(__file__, [*lines, *table(heads, rows)])
+    heads = [
+        "learner",
+        "disk, images/s",
+        "S3, images/s",
+        "S3 of disk",
+        "server's CPU, s",
+        "proxy's CPU, s",
+        "without these",
+    ]
+    publish(__file__, [*lines, *table(heads, rows), "", ABOUT])
 
 
 if __name__ == "__main__":
