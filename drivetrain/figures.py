@@ -145,8 +145,8 @@ def null_figure(decision: Decision) -> go.Figure:
 
 
 def trend_figure(trend: Sequence[TrendPoint], tonight: str, decision: Decision | None) -> go.Figure:
-    """The score of the last nights with the band of what no drift looks like; below it estimated accuracy."""
-    judged = any(point.accuracy is not None for point in trend)
+    """The score of the last nights with the band of what no drift looks like; below it accuracy."""
+    judged = any(point.accuracy is not None or point.realised is not None for point in trend)
     rows = 2 if judged else 1
     figure = make_subplots(
         rows=rows, cols=1, shared_xaxes=True, vertical_spacing=0.08, row_heights=[0.65, 0.35] if judged else [1]
@@ -161,7 +161,7 @@ def trend_figure(trend: Sequence[TrendPoint], tonight: str, decision: Decision |
     )
     if judged:
         _add_accuracies(figure, trend)
-        figure.update_yaxes(title="est. accuracy", tickformat=".0%", row=2, col=1)
+        figure.update_yaxes(title="accuracy", tickformat=".0%", row=2, col=1)
     figure.update_yaxes(title="score", row=1, col=1)
     nights = [point.night for point in trend]
     step = -(-len(nights) // 15)
@@ -217,18 +217,27 @@ def _add_scores(figure: go.Figure, trend: Sequence[TrendPoint]) -> None:
 
 
 def _add_accuracies(figure: go.Figure, trend: Sequence[TrendPoint]) -> None:
-    figure.add_trace(
-        go.Scatter(
-            x=[point.night for point in trend],
-            y=[None if point.accuracy is None else round(point.accuracy, 4) for point in trend],
-            mode="lines+markers",
-            line={"color": BLUE, "width": 1.5},
-            showlegend=False,
-            hovertemplate="%{x}: %{y:.1%}<extra></extra>",
+    """A line through the estimates; where people labelled images of a night, what these say."""
+    styles: tuple[tuple[str, str, dict[str, Any]], ...] = (
+        ("accuracy", "accuracy, estimated", {"mode": "lines+markers", "line": {"color": BLUE, "width": 1.5}}),
+        (
+            "realised",
+            "accuracy, by labels",
+            {"mode": "markers", "marker": {"color": DARK, "symbol": "star", "size": 11}},
         ),
-        row=2,
-        col=1,
     )
+    for name, words, style in styles:
+        values: list[float | None] = [getattr(point, name) for point in trend]
+        if all(value is None for value in values):
+            continue
+        trace = go.Scatter(
+            x=[point.night for point in trend],
+            y=[None if value is None else round(value, 4) for value in values],
+            name=words,
+            hovertemplate=f"%{{x}}, {words}: %{{y:.1%}}<extra></extra>",
+            **style,
+        )
+        figure.add_trace(trace, row=2, col=1)
 
 
 def _about(point: TrendPoint) -> str:

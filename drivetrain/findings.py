@@ -234,7 +234,11 @@ class Findings:
 
 @dataclass(frozen=True)
 class TrendPoint:
-    """One night of a source's trend. ``score``: 0 is usual, 1 the threshold; None where nothing was measured."""
+    """One night of a source's trend.
+
+    ``score``: 0 is usual, 1 the threshold; None where nothing was measured. ``accuracy`` is estimated, ``realised``
+    that of the night by people's labels, both in 0..1.
+    """
 
     night: str
     verdict: str
@@ -243,3 +247,4 @@ class TrendPoint:
     accuracy: float | None
     images: int
     report: str
+    realised: float | None = None

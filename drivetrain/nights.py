@@ -16,7 +16,7 @@ from drivetrain.aliases import Alias, challenger_of, current
 from drivetrain.config import Config
 from drivetrain.console import say
 from drivetrain.errors import SettingError
-from drivetrain.findings import TrendPoint
+from drivetrain.findings import Realised, TrendPoint
 from drivetrain.heartbeat import OLD, age
 from drivetrain.images import Images, merged, without
 from drivetrain.layout import USUAL_VIEW, Layout, PlanPaths, RecordPaths
@@ -166,7 +166,12 @@ def trend_of(store: Store, layout: Layout, source: str, kind: str, tonight: dict
     ``tonight``: its verdict, numbers, report and name, which are not written yet.
     """
     before = [
-        _point(each.night, each.verdict, each.report, asdict(each) | {"rows": each.images})
+        _point(
+            each.night,
+            each.verdict,
+            each.report,
+            asdict(each) | {"rows": each.images, "realised_accuracy": each.realised},
+        )
         for each in (nights_table(store, layout, source) if kind == "night" else [])
         if each.verdict and each.night < tonight["night"]
     ]
@@ -175,8 +180,16 @@ def trend_of(store: Store, layout: Layout, source: str, kind: str, tonight: dict
 
 
 def _point(night: str, verdict: str, report: str, numbers: dict[str, Any]) -> TrendPoint:
+    by_labels = (Realised(**each) for each in numbers.get("realised_accuracy", ()))
     return TrendPoint(
-        night, verdict, numbers.get("score"), numbers.get("effect"), numbers.get("accuracy"), numbers["rows"], report
+        night,
+        verdict,
+        numbers.get("score"),
+        numbers.get("effect"),
+        numbers.get("accuracy"),
+        numbers["rows"],
+        report,
+        next((each.accuracy for each in by_labels if each.of_night), None),
     )
 
 

@@ -143,8 +143,11 @@ def trend_widgets(page: Page) -> list[Any]:
         return []
     decision = page.findings.decision if page.findings else None
     figure = trend_figure(page.trend, page.name, decision)
-    title = f"The last {len(page.trend)} nights: score (1 is the threshold)"
-    text = "The grey band holds 9 of 10 nights without drift, by tonight's null. Reports of these nights: "
+    title = f"The last {len(page.trend)} nights: score (1 is the threshold) and accuracy"
+    text = "The grey band holds 9 of 10 nights without drift, by tonight's null. "
+    if any(point.realised is not None for point in page.trend):
+        text += "Stars: the accuracy of nights whose images people labelled, all or some drawn at random. "
+    text += "Reports of these nights: "
     text += ", ".join(_link(point.night, point.report) for point in reversed(page.trend))
     return [plotly_figure(title=title, figure=figure), text_widget(title="", text=text)]
 

@@ -201,7 +201,7 @@ def findings(folder: Path, classes: int = 10, *, score: float = 3.2, noise: bool
 
 
 def trend(number: int = 30, last: float | None = 3.2) -> tuple[TrendPoint, ...]:
-    """Quiet nights, one without a measurement, one warning, and the last one at a score."""
+    """Quiet nights, one without a measurement, one warning, and the last one at a score; two nights with labels."""
     rng = np.random.default_rng(3)
     points = []
     for place in range(number):
@@ -217,7 +217,8 @@ def trend(number: int = 30, last: float | None = 3.2) -> tuple[TrendPoint, ...]:
         accuracy = None if score is None else max(0.4, 0.91 - 0.025 * max(score, 0))
         effect = None if score is None else 0.5 + max(score, 0) / 10
         report = f"/root/sources/shop/nights/{night}/{MODEL}/0001/report.html"
-        points.append(TrendPoint(night, verdict, score, effect, accuracy, 1200, report))
+        realised = 0.88 if place in (number - 3, number - 2) else None
+        points.append(TrendPoint(night, verdict, score, effect, accuracy, 1200, report, realised))
     return tuple(points)
 
 

@@ -1,6 +1,7 @@
 """What a night scores, and what the table of nights says of it. No learner: records are written by hand."""
 
 import os
+from dataclasses import asdict, replace
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from drivetrain.aliases import name_next
 from drivetrain.config import Config
 from drivetrain.errors import SettingError
 from drivetrain.exposition import exposition
+from drivetrain.findings import Realised
 from drivetrain.heartbeat import OLD
 from drivetrain.images import Images
 from drivetrain.layout import Layout
@@ -596,6 +598,24 @@ def test_a_trend_ends_with_tonight_and_holds_the_nights_before_that_are_done(lay
         (yesterday(2).isoformat(), "drift", 2.5),
     ]
     assert (found[-1].images, found[-1].effect, found[-1].accuracy, found[-1].report) == (7, 0.8, 0.7, "/tonight.html")
+
+
+def test_a_trend_holds_what_people_s_labels_said_of_a_night_and_not_of_its_oddest_images(layout: Layout) -> None:
+    drawn = Realised("random", 100, 97, 88, 88 / 97, 0.80, 0.95)
+    odd = Realised("moved", 40, 40, 25, 0.625, 0.458, 0.773)
+    for back, said in ((5, (odd, drawn)), (4, (odd,))):
+        numbers = {
+            "rows": 10,
+            "failed": 2,
+            "p_value": 0.5,
+            "effect": 0.5,
+            "realised_accuracy": [asdict(each) for each in said],
+        }
+        closed(layout, a_plan(layout, yesterday(back)), numbers=numbers)
+    last = tonight(yesterday(2).isoformat())
+    last["numbers"] |= {"realised_accuracy": [asdict(replace(drawn, chosen="all", accuracy=0.9))]}
+    found = trend_of(STORE, layout, "shop", "night", last)
+    assert [point.realised for point in found] == [88 / 97, None, 0.9]
 
 
 def test_a_trend_has_at_most_30_nights_the_newest_ones(layout: Layout) -> None:

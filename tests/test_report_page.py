@@ -11,6 +11,7 @@ import pytest
 from browser import Visit, served, visit
 
 from drivetrain import report
+from drivetrain.figures import trend_figure
 from drivetrain.findings import Findings, Realised
 from drivetrain.report import Page
 from drivetrain.store import Store
@@ -115,6 +116,17 @@ def test_the_page_shows_everything_from_top_to_bottom(seen: Visit) -> None:
             "another format than its name says",
         ),
     )
+
+
+def test_the_trend_shows_accuracy_by_labels_beside_the_estimate() -> None:
+    nights = build.trend(10)
+    drawn = {trace.name: list(trace.y) for trace in trend_figure(nights, nights[-1].night, None).data}
+    assert drawn["accuracy, by labels"] == [None] * 7 + [0.88, 0.88, None]
+    unlabelled = [replace(each, realised=None) for each in nights]
+    names = [trace.name for trace in trend_figure(unlabelled, nights[-1].night, None).data]
+    assert "accuracy, estimated" in names and "accuracy, by labels" not in names
+    only = [replace(each, accuracy=None) for each in nights]
+    assert "accuracy, by labels" in [trace.name for trace in trend_figure(only, nights[-1].night, None).data]
 
 
 def test_no_card_is_wider_than_the_window(drift: Path) -> None:
