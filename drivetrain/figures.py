@@ -18,6 +18,8 @@ from drivetrain.findings import Accuracy, ClassShift, Decision, Histogram, Map, 
 BOX = 500
 # And one of half the width this one.
 HALF_BOX = 450
+# Where a phone's screen has no room for captions side by side: the plot keeps this width, and its card scrolls.
+WIDE = 1100
 MODEBAR = ["zoom", "pan", "select", "lasso", "zoomin", "zoomout", "autoscale", "resetscale", "toimage"]
 BLUE, RED, GREEN, YELLOW, GREY = "#4477aa", "#ee6677", "#228833", "#ccbb44", "#bbbbbb"
 PURPLE = "#aa3377"
@@ -169,7 +171,7 @@ def trend_figure(trend: Sequence[TrendPoint], tonight: str, decision: Decision |
     words = [f"<b>{night}</b>" if night == tonight else night for night in shown]
     figure.update_xaxes(type="category", categoryorder="array", categoryarray=nights, tickangle=-45)
     figure.update_xaxes(tickvals=shown, ticktext=words)
-    figure.update_layout(legend={"orientation": "h", "x": 0, "y": 1.12})
+    figure.update_layout(legend={"orientation": "h", "x": 0, "y": 1.12}, width=WIDE)
     return plain_layout(figure, l=70, r=20, t=45, b=90)
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import plotly.graph_objects as go
 
-from drivetrain.figures import BOX, PLACE, plain_layout, plain_text
+from drivetrain.figures import BOX, PLACE, WIDE, plain_layout, plain_text
 
 COLUMNS = 10
 ROW_HEIGHT = 1.45
@@ -32,7 +32,7 @@ def queue_figure(shown: Sequence[Mapping[str, Any]], pictures: Mapping[str, str]
         Cell(place % COLUMNS, place // COLUMNS, image["uri"], _caption(image, moved))
         for place, image in enumerate(shown)
     ]
-    return _grid(cells, pictures, columns=COLUMNS)
+    return _grid(cells, pictures, columns=COLUMNS).update_layout(width=WIDE)
 
 
 def pairs_figure(pairs: Sequence[tuple[str, str | None]], pictures: Mapping[str, str]) -> go.Figure:

@@ -1,5 +1,6 @@
 """The report's page in a real browser: all of it is there, its pictures load, its rows open, and it asks nobody."""
 
+import itertools
 import json
 import re
 from collections.abc import Sequence
@@ -279,11 +280,15 @@ def test_the_page_can_be_read_on_a_phone(drift: Path) -> None:
       const page = document.querySelector("iframe").contentDocument.documentElement;
       const shown = [...page.querySelectorAll(".MuiCardContent-root :is(p, li, h1, h5, .js-plotly-plot)")]
         .filter(one => !one.closest("table")).map(one => one.getBoundingClientRect()).filter(box => box.width);
-      return [page.scrollWidth, shown.length, Math.max(...shown.map(box => box.right))];
+      const captions = [...page.querySelectorAll("[aria-label*='moved most'] .annotation-text")]
+        .map(one => one.getBoundingClientRect()).map(box => [Math.round(box.top), box.left, box.right]);
+      return [page.scrollWidth, shown.length, Math.max(...shown.map(box => box.right)), captions];
     })()"""
     with served(drift.parent) as url:
-        scroll, shown, right = visit(frame, script, after=15_000, url=url).found
+        scroll, shown, right, captions = visit(frame, script, after=15_000, url=url).found
     assert scroll <= 390 and shown > 40 and right <= 390
+    beside = [(a, b) for a, b in itertools.pairwise(sorted(captions)) if a[0] == b[0]]
+    assert len(beside) == 27 and all(left[2] <= right[1] for left, right in beside), "captions lie over each other"
 
 
 def test_a_hostile_label_fetches_and_runs_nothing(found: Findings, tmp_path: Path) -> None:
