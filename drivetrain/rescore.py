@@ -27,12 +27,13 @@ from drivetrain.layout import Layout
 from drivetrain.manifest import Plan, find_plan
 from drivetrain.nights import latest_record
 from drivetrain.planruns import committed_runs, counting_run
-from drivetrain.reference import comparable, find_reference, reference_under, register, relabelled
+from drivetrain.reference import Reference, comparable, find_reference, reference_under, register, relabelled
 from drivetrain.root import open_root
 from drivetrain.run import Run
 from drivetrain.score import begin_run, finish_run, forecast_of, result_of, run_to_score, settings_of
 from drivetrain.store import Store
 from drivetrain.table import keep_table_current
+from drivetrain.trained import trained_files, trained_names
 
 
 @dataclass(frozen=True)
@@ -237,9 +238,8 @@ def _forecast(work: _Retrained, pairs: list[tuple[Run, Run | None]]) -> dict[str
         commit = known.committed() if known else None
         if known and commit and commit.failed and work.config.reprocess != "missing":
             runs.append(run_to_score(known, work.config.model_copy(update={"retry_failed": True})))
-    before = _reference_before(work, [old for old, _ in pairs if old.record.kind == "night"])
-    if before:
-        runs.append(_begun(work, _reference_plan(work, before), before))
+    if to_make := _reference_to_make(work, [old for old, _ in pairs if old.record.kind == "night"]):
+        runs.append(_begun(work, to_make.plan, to_make.before))
     return forecast_of(runs, work.config)
 
 
@@ -273,12 +273,25 @@ def _reason(work: _Retrained, old: Run) -> str:
     return work.reasons[key]
 
 
+@dataclass(frozen=True)
+class _ToMake:
+    """A reference that the new learner is to get: its plan, and the old learner's run over the same images.
+
+    ``elsewhere``: other images that the new learner was trained on, by name, as its labels file says; None where the
+    splits are the old learner's.
+    """
+
+    plan: Plan
+    before: Run
+    elsewhere: tuple[str, ...] | None
+
+
 def _reference(work: _Retrained, olds: list[Run]) -> str | None:
     """The new learner's reference: the one that is there, else made of the old learner's; None without either."""
+    if to_make := _reference_to_make(work, olds):
+        return _made(work, to_make)
     if found := reference_under(work.store, work.layout, work.info.model_id, work.settings):
         return found.run_id
-    if before := _reference_before(work, olds):
-        return _reference_like(work, before)
     say(
         "Neither learner has a reference: the nights are compared, and not judged. To have them judged, score the "
         "training set first:   drivetrain reference --learner … --images … --labels …"
@@ -286,49 +299,86 @@ def _reference(work: _Retrained, olds: list[Run]) -> str | None:
     return None
 
 
-def _reference_before(work: _Retrained, olds: list[Run]) -> Run | None:
-    """The old learner's reference that the new one's is made like, or None if it has one or there is none."""
-    model_id = work.info.model_id
-    if reference_under(work.store, work.layout, model_id, work.settings):
+def _reference_to_make(work: _Retrained, olds: list[Run]) -> _ToMake | None:
+    """What the new learner's reference is to be made of; None where it has one that stays, or the old one has none.
+
+    One with the splits of an older learner, or of another labels file, makes way for one with those of `labels`.
+    """
+    store, layout, config = work.store, work.layout, work.config
+    own = reference_under(store, layout, work.info.model_id, work.settings)
+    if own and not config.labels:
         return None
+    before = _copied(work, own) if own else _reference_before(work, olds)
+    if before is None:
+        if own:
+            say(f"Its reference {own.run_id} was made by drivetrain reference and stays: --labels is not looked at.")
+        return None
+    plan = _plan_of(work, before)
+    return _relabelled(work, plan, before, own) if config.labels else _ToMake(plan, before, None)
+
+
+def _relabelled(work: _Retrained, plan: Plan, before: Run, own: Reference | None) -> _ToMake | None:
+    """The same with what the labels file says; None where the new learner's own reference says that already."""
+    store, layout, labels = work.store, work.layout, work.config.labels
+    new, elsewhere = relabelled(store, layout, work.config, plan, work.info.vocab)
+    if own and Run.find(store, layout, own.run_id).record.manifest == new.digest:
+        about = store, layout, own.model_id, own.run_id
+        if trained_files(*about) and trained_names(*about).issuperset(elsewhere):
+            return None
+    known = trained_names(store, layout, before.record.model_id, before.record.run_id)
+    if (new.digest, set(elsewhere)) != (plan.digest, known):
+        return _ToMake(new, before, elsewhere)
+    say(
+        f"{labels} says what is known of the old learner: it may be the old one's file, and is passed over. If the new "
+        f"one was trained on the very same images:   drivetrain reference --learner … --images … --labels {labels}"
+    )
+    return None if own else _ToMake(plan, before, None)
+
+
+def _copied(work: _Retrained, own: Reference) -> Run | None:
+    """The run whose images a reference of the new learner has, or None if no rescore made that."""
+    before = Run.find(work.store, work.layout, own.run_id).record.rescore_of
+    return Run.find(work.store, work.layout, before) if before else None
+
+
+def _reference_before(work: _Retrained, olds: list[Run]) -> Run | None:
+    """The old learner's reference that the new one's is made like, or None if there is none."""
     learners = {json.dumps([old.record.model_id, comparable(old.record.settings)]): old for old in olds}
     for old in reversed(learners.values()):
-        before = find_reference(work.store, work.layout, old) if old.record.model_id != model_id else None
+        mine = old.record.model_id == work.info.model_id
+        before = None if mine else find_reference(work.store, work.layout, old)
         if before:
             return Run.find(work.store, work.layout, before.run_id)
     return None
 
 
-def _reference_plan(work: _Retrained, before: Run) -> Plan:
-    """The frozen images of an old learner's reference, with the new one's splits where its labels file is given."""
-    plan = _plan_of(work, before)
-    return relabelled(work.store, work.layout, work.config, plan, work.info.vocab) if work.config.labels else plan
-
-
-def _reference_like(work: _Retrained, before: Run) -> str:
+def _made(work: _Retrained, to_make: _ToMake) -> str:
     """Score the frozen images of an old learner's reference under the new one, and make that its reference."""
-    old_id, model_id = before.record.run_id, work.info.model_id
-    say(f"The learner {model_id} has no reference yet; the images of {old_id} become its reference first.")
-    if not work.config.labels:
+    model_id = work.info.model_id
+    say(f"For the new learner {model_id} the images of {to_make.before.record.run_id} become its reference first.")
+    if to_make.elsewhere is None:
         say(
             "Which images are held out is taken from that one. If the new learner was trained on some of them, nobody "
-            "can know: it would be too sure of them, and nights would look drifted. Give its labels file: --labels …"
+            "can know: it would be too sure of them, nights would look drifted, and no comparison recommends to "
+            "promote it. Give its labels file: --labels …"
         )
-    run = _begun(work, _reference_plan(work, before), before)
+    run = _begun(work, to_make.plan, to_make.before)
     finish_run(run, work.config)
-    register(work.store, work.layout, run)
+    register(work.store, work.layout, run, to_make.elsewhere)
     say(f"What a test against it can see says   drivetrain drift selftest --run {run.record.run_id}")
     return run.record.run_id
 
 
 def _judged(work: _Retrained, new: Run) -> dict[str, Any]:
     """The verdict on a night under the new learner; nothing for other plans, or where there is no reference."""
-    if new.record.kind != "night" or not find_reference(work.store, work.layout, new):
+    reference = find_reference(work.store, work.layout, new)
+    if new.record.kind != "night" or not reference:
         return {}
     done = latest_record(work.store, work.layout, new)
-    mine = done is not None and done[1]["run_id"] == new.record.run_id and done[1]["inputs"]["reference"]
-    if done and mine and not work.anew:
-        return result_of_record(new, *done)
+    if done and not work.anew:
+        inputs = done[1]["inputs"]
+        if (inputs["run_id"], inputs["reference"]) == (new.record.run_id, reference.run_id):
+            return result_of_record(new, *done)
     return judge_run(work.store, work.layout, new, work.config, anew=work.anew)
 
 

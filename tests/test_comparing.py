@@ -85,6 +85,29 @@ def test_without_a_reference_of_the_new_learner_nobody_promotes(layout: Layout) 
     assert "no reference" in found.recommendation.sentence + " ".join(found.recommendation.reasons)
 
 
+def test_a_reference_of_held_out_images_alone_does_not_say_what_was_trained_on(layout: Layout) -> None:
+    old, new = two_runs(layout)
+    people_say(STORE, layout, {uri(each): "cat" for each in range(150)})
+    for sha256 in (OLD, NEW):
+        reference(STORE, layout, {f"{PREFIX}/held.jpg": "held_out"}, sha256=sha256)
+    found = published(layout, old, new)
+    assert (found.truth.known_training_old, found.truth.known_training_new) == (False, False)
+    assert found.recommendation.do == "look" and "drivetrain reference" in found.recommendation.next
+
+
+def test_images_that_were_named_as_trained_on_are_left_out_though_no_reference_holds_them(layout: Layout) -> None:
+    old, new = two_runs(layout)
+    people_say(STORE, layout, {uri(each): "cat" for each in range(150)})
+    referenced(layout)
+    compare_and_publish(STORE, layout, old, new)
+    names = [f"/home/ann/labelled/{each:05d}.jpg" for each in range(145)]
+    reference(STORE, layout, {f"{PREFIX}/held.jpg": "held_out"}, sha256=NEW, elsewhere=names, name="reference-late")
+    assert not up_to_date(STORE, layout, old, new)
+    found = published(layout, old, new)
+    assert (found.truth.trained_new, found.truth.labelled) == (145, 5) and found.truth.known_training_new
+    assert found.recommendation.do == "label more"
+
+
 def test_the_newest_label_of_people_counts(layout: Layout) -> None:
     old, new = two_runs(layout)
     people_say(STORE, layout, {uri(0): "dog", uri(1): "cat"}, when="2026-01-05")

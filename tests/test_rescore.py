@@ -16,11 +16,12 @@ import pyarrow as pa
 import pytest
 from click.testing import CliRunner
 
-from drivetrain import Config, build_reference, inspect_learner, rescore_run, rescore_runs, run_night
+from drivetrain import Config, build_reference, compare_runs, inspect_learner, rescore_run, rescore_runs, run_night
 from drivetrain.cli import main
 from drivetrain.errors import SettingError
-from drivetrain.nights import records
-from drivetrain.reference import find_reference
+from drivetrain.labels import keep_labels
+from drivetrain.nights import latest_record, records
+from drivetrain.reference import Reference, find_reference
 from drivetrain.root import open_root
 from drivetrain.run import Run
 from drivetrain.schema import matrix
@@ -390,6 +391,68 @@ def test_a_reference_with_the_new_learners_labels_has_its_splits(with_reference:
     assert rows["split"].to_pylist().count("trained") == 100 and rows["split"].equals(
         world.run(reference.run_id).manifest()["split"]
     )
+
+
+@pytest.fixture
+def trained_on(with_reference: World, tmp_path: Path) -> World:
+    """The same where the old learner's reference says what it was trained on."""
+    shutil.copytree(with_reference.root, tmp_path / "root")
+    world = World(with_reference.folder, tmp_path / "root", *(
+        getattr(with_reference, name) for name in ("old", "head", "norms")
+    ))  # fmt: skip
+    paths = sorted((world.folder / "reference").rglob("*.png"))
+    lines = [f"{path},{path.parent.name},{place % 6 > 0}\n" for place, path in enumerate(paths)]
+    (tmp_path / "old.csv").write_text("fname,label,is_valid\n" + "".join(lines))
+    build_reference(world.config("old", images=f"{world.folder}/reference", labels=str(tmp_path / "old.csv")))
+    return world
+
+
+def test_a_learner_trained_on_the_labelled_night_is_not_promoted_by_its_answers_there(
+    trained_on: World, tmp_path: Path
+) -> None:
+    """As README goes round the loop: the labels of the night are what it was trained on."""
+    world, only = trained_on, f"{NIGHTS[0]}..{NIGHTS[0]}"
+    old = world.old_runs()[0].record.run_id
+    new = rescore_runs(world.config(nights=only))["nights"][0]["run_id"]
+    says = {row["uri"]: row["label"] for row in world.rows(new).to_pylist() if row["label"]}
+    keep_labels(*open_root(world.config()), "digits", says)
+    found = compare_runs(world.config(), old, new)
+    assert found["truth"]["new"] == 1 and found["truth"]["p_value"] < 0.05, "it looks as if it were better"
+    assert found["recommendation"]["do"] == "look" and not found["truth"]["known_training_new"]
+    assert found["truth"]["known_training_old"]
+    night = "".join(f"/home/ann/labelled/{Path(uri).name},{label},False\n" for uri, label in says.items())
+    (tmp_path / "new.csv").write_text((tmp_path / "old.csv").read_text() + night)
+    told = rescore_runs(world.config(nights=only, labels=str(tmp_path / "new.csv")))
+    assert told["nights"][0]["run_id"] == new
+    found = compare_runs(world.config(), old, new)
+    assert (found["truth"]["labelled"], found["truth"]["trained_new"]) == (0, 200)
+    assert found["recommendation"]["do"] != "promote" and found["truth"]["known_training_new"]
+
+
+def test_labels_given_later_make_the_reference_anew_and_the_old_learners_own_do_not(
+    trained_on: World, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    world, only = trained_on, f"{NIGHTS[1]}..{NIGHTS[1]}"
+    store, layout = open_root(world.config())
+
+    def rescored(file: str | None) -> Reference:
+        result = rescore_runs(world.config(nights=only, labels=str(tmp_path / file) if file else None))
+        run = world.run(result["nights"][0]["run_id"])
+        found, done = find_reference(store, layout, run), latest_record(store, layout, run)
+        assert found and done and done[1]["inputs"]["reference"] == found.run_id == result["reference"]
+        return found
+
+    copied = rescored(None)
+    assert copied.splits == {"trained": 50, "held_out": 250}
+    assert rescored("old.csv") == copied and "may be the old one's file" in capsys.readouterr().err
+    head, *lines = (tmp_path / "old.csv").read_text().splitlines()
+    lines[:30] = [line.replace("True", "False") for line in lines[:30]]
+    (tmp_path / "new.csv").write_text("\n".join([head, *lines]))
+    told = rescored("new.csv")
+    assert told.splits == {"trained": 75, "held_out": 225}
+    files = world.files()
+    assert rescored("new.csv") == rescored(None) == rescored("old.csv") == told
+    assert world.files() == files
 
 
 # --- the command ---
