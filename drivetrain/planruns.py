@@ -64,6 +64,16 @@ def is_scope_name(name: str) -> bool:
     return re.fullmatch(r".+-scope-[0-9a-f]{8}", name) is not None
 
 
+def reference_name(digest: str) -> str:
+    """The name of the plan that holds a training set, by the digest of its images. Its kind is ``plan``."""
+    return f"reference-{digest[:8]}"
+
+
+def is_reference_name(name: str) -> bool:
+    """Whether a plan's name is one that `reference_name` makes: its images are no stream of a source."""
+    return name.startswith("reference-")
+
+
 def scope_run(
     store: Store, layout: Layout, source: str, night: str, challenger: Alias, among: Iterable[str] | None = None
 ) -> Run | None:

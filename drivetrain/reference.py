@@ -26,6 +26,7 @@ from drivetrain.images import Images
 from drivetrain.layout import Layout
 from drivetrain.lens import PROPERTIES, Matrix, Scores
 from drivetrain.manifest import Label, Plan, digest_of, freeze, list_images, manifest_images, with_labels
+from drivetrain.planruns import reference_name
 from drivetrain.root import from_json, open_root, to_json
 from drivetrain.run import Run
 from drivetrain.schema import column, matrix
@@ -120,7 +121,7 @@ def relabelled(
 
 
 def _frozen(store: Store, layout: Layout, images: Images, source: str, prefix: str, skipped: dict[str, int]) -> Plan:
-    name = f"reference-{digest_of(images)[:8]}"
+    name = reference_name(digest_of(images))
     return freeze(store, layout, images, source=source, kind="plan", name=name, prefix=prefix, skipped=skipped)
 
 

@@ -207,6 +207,21 @@ def test_learners_stand_for_their_newest_runs_over_the_same_images(layout: Layou
         find_runs(STORE, layout, "nobody", new.record.run_id)
 
 
+def test_a_learner_does_not_stand_for_its_reference_whose_images_it_was_trained_on(layout: Layout) -> None:
+    """Both begun within a second, over the same images as an older learner's; "reference-" sorts after "2026-"."""
+    old, new = two_runs(layout)
+    marks = {uri(each): "trained" for each in range(20)}
+    references = [reference(STORE, layout, marks, sha256=each, name="reference-5a5a") for each in (OLD, NEW)]
+    assert references[0].record.manifest == references[1].record.manifest
+    before, now = find_runs(STORE, layout, OLD[:12], NEW[:12])
+    assert (before.record.run_id, now.record.run_id) == (old.record.run_id, new.record.run_id)
+    third = reference(STORE, layout, marks, sha256="9d" * 32, name="reference-5a5a")
+    with pytest.raises(SettingError, match="no two runs over the same images"):
+        find_runs(STORE, layout, OLD[:12], third.record.model_id)
+    named = find_runs(STORE, layout, references[0].record.run_id, references[1].record.run_id)
+    assert [run.record.run_id for run in named] == [run.record.run_id for run in references]
+
+
 def test_learners_of_different_tasks_are_refused(layout: Layout) -> None:
     old, _ = two_runs(layout)
     other = Run(STORE, layout, old.record.__class__(**old.record.__dict__ | {"task": "regression", "run_id": "r"}))
