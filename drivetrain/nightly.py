@@ -64,14 +64,16 @@ def _judged_night(store: Store, layout: Layout, run: Run, config: Config) -> dic
     # A night judged before there was a reference is judged again once there is one.
     judged = done is not None and (done[1]["inputs"]["reference"] or not find_reference(store, layout, run))
     if done and judged and done[1]["run_id"] == run.record.run_id:
-        keep_table_current(store, layout, run.record.source)
+        notes = keep_table_current(store, layout, run.record.source)
         say(f"Night {run.record.name} of {run.record.source} is done already; nothing to do.")
         alert_again(store, layout, *done, config)
-        return result_of_record(run, *done)
+        result = result_of_record(run, *done)
+        return result | {"notes": [*result["notes"], *notes]}
     finish_run(run, config)
     # Before the verdict: what readers see hangs on the commit alone.
-    keep_table_current(store, layout, run.record.source)
-    return judge_run(store, layout, run, config, alert=True)
+    notes = keep_table_current(store, layout, run.record.source)
+    result = judge_run(store, layout, run, config, alert=True)
+    return result | {"notes": [*result["notes"], *notes]}
 
 
 def catch_up(config: Config) -> dict[str, Any]:

@@ -101,10 +101,10 @@ def rescore_run(config: Config) -> dict[str, Any]:
     if record.kind == "night":
         _reference(work, [old])
     new, _ = _scored(work, old, known)
-    keep_table_current(store, layout, record.source)
+    notes = keep_table_current(store, layout, record.source)
     result = result_of(new) | _judged(work, new) | _compared(work, old, new)
     site.build(store, layout)
-    return result
+    return result | {"notes": [*result.get("notes", ()), *notes]}
 
 
 def rescore_nights(config: Config) -> dict[str, Any]:
@@ -124,7 +124,7 @@ def rescore_nights(config: Config) -> dict[str, Any]:
     if not chosen:
         raise SettingError(_no_such_nights(store, layout, source, config))
     work = _admitted(store, layout, config)
-    # What they are held against: the champion's run, else the newest; never the new learner's own if there is another.
+    # What they are held against: the run that counts, and never the new learner's own if there is another.
     others = {
         name: counting_run(store, layout, source, "night", name, names, but=work.info.model_id) for name in chosen
     }
@@ -133,18 +133,11 @@ def rescore_nights(config: Config) -> dict[str, Any]:
     if config.dry_run:
         return _forecast(work, [(old, known[name]) for name, old in pairs.items()])
     done: list[dict[str, Any]] = []
-    # One connection for all nights: without a cluster of its own each of them would start and end one.
-    with cluster.connected(config.ray_address, config.actors if any(map(work.to_score, known.values())) else 0):
-        reference = _reference(work, list(pairs.values()))
-        for name, old in pairs.items():
-            say(f"Night {name} of {source}, {len(done) + 1} of {len(pairs)}")
-            try:
-                done.append(_night(work, old, known[name]))
-            except (DrivetrainError, OSError):
-                ended = f"{len(done)} of {len(pairs)} nights are done; night {name} ended with an error."
-                say(f"{ended} The same command goes on there.")
-                raise
-    keep_table_current(store, layout, source)
+    try:
+        reference = _nights(work, pairs, known, done)
+    finally:
+        # Also where a night failed: readers get those before it.
+        notes = keep_table_current(store, layout, source)
     site.build(store, layout)
     too_many = [night.pop("too_many_failed") for night in done]
     return {
@@ -152,7 +145,28 @@ def rescore_nights(config: Config) -> dict[str, Any]:
         "nights": done,
         "reference": reference,
         "too_many_failed": any(too_many),
+        "notes": notes,
     }
+
+
+def _nights(
+    work: _Retrained, pairs: dict[str, Run], known: dict[str, Run | None], done: list[dict[str, Any]]
+) -> str | None:
+    """Make the reference, then night after night, each added to ``done``. Returns the reference's run."""
+    # One connection for all nights: without a cluster of its own each of them would start and end one.
+    with cluster.connected(
+        work.config.ray_address, work.config.actors if any(map(work.to_score, known.values())) else 0
+    ):
+        reference = _reference(work, list(pairs.values()))
+        for name, old in pairs.items():
+            say(f"Night {name} of {old.record.source}, {len(done) + 1} of {len(pairs)}")
+            try:
+                done.append(_night(work, old, known[name]))
+            except (DrivetrainError, OSError):
+                ended = f"{len(done)} of {len(pairs)} nights are done; night {name} ended with an error."
+                say(f"{ended} The same command goes on there.")
+                raise
+    return reference
 
 
 def _admitted(store: Store, layout: Layout, config: Config) -> _Retrained:

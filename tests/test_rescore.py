@@ -15,8 +15,10 @@ import numpy as np
 import pyarrow as pa
 import pytest
 from click.testing import CliRunner
+from deltalake import DeltaTable
 
 from drivetrain import Config, build_reference, compare_runs, inspect_learner, rescore_run, rescore_runs, run_night
+from drivetrain.aliases import name_next
 from drivetrain.cli import main
 from drivetrain.errors import SettingError
 from drivetrain.labels import keep_labels
@@ -221,6 +223,20 @@ def test_what_ends_half_way_goes_on_from_there(world: World, capsys: pytest.Capt
     assert {name: (begun / "parts" / name).stat().st_mtime_ns for name in there} == there
     uris = world.rows(begun.name)["uri"].to_pylist()
     assert len(uris) == len(set(uris)) == 201
+
+
+def test_readers_get_the_nights_before_the_one_that_failed(world: World) -> None:
+    """The new learner is champion already, and rescores what the old one did."""
+    config = world.config(all=True)
+    model_id = world.head.sha256[:12]
+    store, layout = open_root(config)
+    name_next(store, layout, "digits", "champion", model_id=model_id, sha256=world.head.sha256, reason="promoted")
+    Path(world.old_runs()[1].paths.part(0)).rename(world.root / "away")
+    with pytest.raises(OSError):
+        rescore_runs(config)
+    rows = DeltaTable(layout.table("digits")).to_pyarrow_table(columns=["night", "model_id"]).to_pylist()
+    assert {row["model_id"] for row in rows if row["night"] == NIGHTS[0]} == {model_id}
+    assert {row["model_id"] for row in rows if row["night"] == NIGHTS[1]} == {world.old.sha256[:12]}
 
 
 def test_the_same_command_again_does_nothing_and_says_the_same(world: World) -> None:

@@ -452,11 +452,10 @@ def test_a_table_that_can_not_be_written_is_told_and_mended_by_the_next(
 ) -> None:
     run = world.night("2026-01-02", range(3))
     world.store.replace(world.uri, b"a file where the table's folder would be")
-    keep_table_current(world.store, world.layout, "shop")
-    said = capsys.readouterr().err
-    assert "could not be written" in said and "drivetrain table" in said
+    (note,) = keep_table_current(world.store, world.layout, "shop")
+    assert "could not be written" in note and "drivetrain table" in note and note in capsys.readouterr().err
     os.unlink(world.uri)
-    keep_table_current(world.store, world.layout, "shop")
+    assert keep_table_current(world.store, world.layout, "shop") == []
     assert world.rows() == truth(run) and "3 images" in capsys.readouterr().err
     keep_table_current(world.store, world.layout, "shop")
     assert capsys.readouterr().err == ""
