@@ -26,7 +26,7 @@ from drivetrain.judge import judge_run, result_of_record
 from drivetrain.layout import Layout
 from drivetrain.manifest import Plan, find_plan
 from drivetrain.nights import latest_record
-from drivetrain.planruns import committed_runs, counting_run
+from drivetrain.planruns import committed_runs, counting_run, is_reference_name, is_scope_name
 from drivetrain.reference import Reference, comparable, find_reference, reference_under, register, relabelled
 from drivetrain.root import open_root
 from drivetrain.run import Run
@@ -34,6 +34,9 @@ from drivetrain.score import begin_run, finish_run, forecast_of, result_of, run_
 from drivetrain.store import Store
 from drivetrain.table import keep_table_current
 from drivetrain.trained import trained_files, trained_names
+
+# Its kind and its name.
+PlanName = tuple[str, str]
 
 
 @dataclass(frozen=True)
@@ -98,7 +101,7 @@ def rescore_run(config: Config) -> dict[str, Any]:
         raise SettingError(f"Run {run_id} was made by this very learner with these settings. Give the new --learner.")
     if config.dry_run:
         return _forecast(work, [(old, known)])
-    if record.kind == "night":
+    if not is_reference_name(record.name):
         _reference(work, [old])
     new, _ = _scored(work, old, known)
     notes = keep_table_current(store, layout, record.source)
@@ -110,9 +113,10 @@ def rescore_run(config: Config) -> dict[str, Any]:
 def rescore_nights(config: Config) -> dict[str, Any]:
     """Score the nights of a source under the config's learner, oldest first, and compare each with its counting run.
 
-    Needs ``root``, ``learner``, ``source``, and ``nights`` (A..B) or ``all``. Returns the learner's ``nights``, each
-    with what was made of it, and its ``reference``. The same config again goes on, and does nothing where all is done.
-    Raises SettingError when no night of the range was ever scored; whatever ends a night ends the rest.
+    Needs ``root``, ``learner``, ``source``, and ``nights`` (A..B) or ``all``, which takes the plans of `score` too.
+    Returns the learner's ``nights``, each (of a ``kind``) with what was made of it, its ``reference``, and ``notes``.
+    The same config again goes on, and does nothing where all is done. Raises SettingError when no night of the range
+    was ever scored; whatever ends a night ends the rest.
     """
     if not config.images:
         config.need("source")
@@ -120,18 +124,16 @@ def rescore_nights(config: Config) -> dict[str, Any]:
     store, layout = open_root(config, existing=True, dry_runs=True)
     source = config.the_source()
     names = store.names(layout.runs)
-    chosen = dict(_scored_nights(store, layout, source, config, names))
+    chosen = dict(_scored_plans(store, layout, source, config, names))
     if not chosen:
         raise SettingError(_no_such_nights(store, layout, source, config))
     work = _admitted(store, layout, config)
     # What they are held against: the run that counts, and never the new learner's own if there is another.
-    others = {
-        name: counting_run(store, layout, source, "night", name, names, but=work.info.model_id) for name in chosen
-    }
-    pairs = {name: others[name] or runs[-1] for name, runs in chosen.items()}
-    known = {name: _known(work, runs) for name, runs in chosen.items()}
+    others = {plan: counting_run(store, layout, source, *plan, names, but=work.info.model_id) for plan in chosen}
+    pairs = {plan: others[plan] or runs[-1] for plan, runs in chosen.items()}
+    known = {plan: _known(work, runs) for plan, runs in chosen.items()}
     if config.dry_run:
-        return _forecast(work, [(old, known[name]) for name, old in pairs.items()])
+        return _forecast(work, [(old, known[plan]) for plan, old in pairs.items()])
     done: list[dict[str, Any]] = []
     try:
         reference = _nights(work, pairs, known, done)
@@ -150,7 +152,7 @@ def rescore_nights(config: Config) -> dict[str, Any]:
 
 
 def _nights(
-    work: _Retrained, pairs: dict[str, Run], known: dict[str, Run | None], done: list[dict[str, Any]]
+    work: _Retrained, pairs: dict[PlanName, Run], known: dict[PlanName, Run | None], done: list[dict[str, Any]]
 ) -> str | None:
     """Make the reference, then night after night, each added to ``done``. Returns the reference's run."""
     # One connection for all nights: without a cluster of its own each of them would start and end one.
@@ -158,12 +160,12 @@ def _nights(
         work.config.ray_address, work.config.actors if any(map(work.to_score, known.values())) else 0
     ):
         reference = _reference(work, list(pairs.values()))
-        for name, old in pairs.items():
-            say(f"Night {name} of {old.record.source}, {len(done) + 1} of {len(pairs)}")
+        for plan, old in pairs.items():
+            say(f"{plan[0].capitalize()} {plan[1]} of {old.record.source}, {len(done) + 1} of {len(pairs)}")
             try:
-                done.append(_night(work, old, known[name]))
+                done.append(_night(work, old, known[plan]))
             except (DrivetrainError, OSError):
-                ended = f"{len(done)} of {len(pairs)} nights are done; night {name} ended with an error."
+                ended = f"{len(done)} of {len(pairs)} nights are done; {plan[0]} {plan[1]} ended with an error."
                 say(f"{ended} The same command goes on there.")
                 raise
     return reference
@@ -175,18 +177,26 @@ def _admitted(store: Store, layout: Layout, config: Config) -> _Retrained:
     return _Retrained(store, layout, config, admit_learner(store, layout, config))
 
 
-def _scored_nights(
+def _scored_plans(
     store: Store, layout: Layout, source: str, config: Config, names: list[str]
-) -> Iterator[tuple[str, list[Run]]]:
-    """The nights of the range that any learner has scored, oldest first, with their runs; the others are named."""
+) -> Iterator[tuple[PlanName, list[Run]]]:
+    """The nights of the range that any learner has scored, oldest first, with their runs; the others are named.
+
+    Without a range all plans of `score` come after them: their rows are current scores as well.
+    """
     first, last = config.the_nights()
     for name in sorted(store.names(layout.nights(source))):
         if not first <= _day(name) <= last:
             continue
         if runs := committed_runs(store, layout, source, "night", name, names):
-            yield name, runs
+            yield ("night", name), runs
         else:
             say(f"Night {name} of {source} was never scored to its end; first: drivetrain nightly --night {name}")
+    for name in sorted(store.names(layout.plans(source, "plan"))) if config.all else ():
+        if is_reference_name(name) or is_scope_name(name):
+            continue
+        if runs := committed_runs(store, layout, source, "plan", name, names):
+            yield ("plan", name), runs
 
 
 def _day(name: str) -> date:
@@ -213,7 +223,11 @@ def _night(work: _Retrained, old: Run, known: Run | None) -> dict[str, Any]:
     kept = ("run_id", "agreement", "flips", "comparison", "failed", "too_many_failed")
     seconds = round(time.monotonic() - started, 3)
     about = {key: result[key] for key in kept}
-    return {"night": old.record.name} | about | {"verdict": result.get("verdict"), "made": made, "seconds": seconds}
+    return (
+        {"night": old.record.name, "kind": old.record.kind}
+        | about
+        | {"verdict": result.get("verdict"), "made": made, "seconds": seconds}
+    )
 
 
 def _known(work: _Retrained, runs: list[Run]) -> Run | None:
@@ -252,7 +266,7 @@ def _forecast(work: _Retrained, pairs: list[tuple[Run, Run | None]]) -> dict[str
         commit = known.committed() if known else None
         if known and commit and commit.failed and work.config.reprocess != "missing":
             runs.append(run_to_score(known, work.config.model_copy(update={"retry_failed": True})))
-    if to_make := _reference_to_make(work, [old for old, _ in pairs if old.record.kind == "night"]):
+    if to_make := _reference_to_make(work, [old for old, _ in pairs if not is_reference_name(old.record.name)]):
         runs.append(_begun(work, to_make.plan, to_make.before))
     return forecast_of(runs, work.config)
 
@@ -307,7 +321,7 @@ def _reference(work: _Retrained, olds: list[Run]) -> str | None:
     if found := reference_under(work.store, work.layout, work.info.model_id, work.settings):
         return found.run_id
     say(
-        "Neither learner has a reference: the nights are compared, and not judged. To have them judged, score the "
+        "Neither learner has a reference: the runs are compared, and not judged. To have nights judged, score the "
         "training set first:   drivetrain reference --learner … --images … --labels …"
     )
     return None

@@ -17,7 +17,16 @@ import pytest
 from click.testing import CliRunner
 from deltalake import DeltaTable
 
-from drivetrain import Config, build_reference, compare_runs, inspect_learner, rescore_run, rescore_runs, run_night
+from drivetrain import (
+    Config,
+    build_reference,
+    compare_runs,
+    inspect_learner,
+    rescore_run,
+    rescore_runs,
+    run_night,
+    score_images,
+)
 from drivetrain.aliases import name_next
 from drivetrain.cli import main
 from drivetrain.errors import SettingError
@@ -146,6 +155,20 @@ def test_a_new_head_gives_what_the_images_give_and_reads_none(world: World) -> N
     assert sum(labels) >= len(labels) - 1
     after = world.files()
     assert {path: after[path] for path in before} == before, "nothing of the old learner is touched"
+
+
+def test_a_night_that_the_new_champion_scored_by_its_head_is_done_and_reads_no_image(world: World) -> None:
+    only, store, layout = f"{NIGHTS[1]}..{NIGHTS[1]}", *open_root(world.config())
+    night = rescore_runs(world.config(nights=only))["nights"][0]["run_id"]
+    sha256 = world.head.sha256
+    name_next(store, layout, "digits", "champion", model_id=sha256[:12], sha256=sha256, reason="promoted")
+    runs = store.names(layout.runs)
+    with world.without_images():
+        # A night that is planned lists nothing.
+        again = run_night(world.config("head", night=NIGHTS[1]))
+    assert again["run_id"] == night and (again["failed"], store.names(layout.runs)) == (0, runs)
+    other = run_night(world.config("head", night=NIGHTS[1], embedding="none"))
+    assert other["run_id"] != night, "other settings, other values"
 
 
 def test_a_failed_image_stays_failed_with_its_reason_until_failed_is_asked_for(world: World) -> None:
@@ -471,6 +494,20 @@ def test_labels_given_later_make_the_reference_anew_and_the_old_learners_own_do_
     assert world.files() == files
 
 
+def test_what_score_scored_is_part_of_all_of_a_source_and_gets_the_reference_first(
+    trained_on: World, tmp_path: Path
+) -> None:
+    world = trained_on
+    scored = score_images(world.config("old", images=f"{world.folder}/in/{NIGHTS[1]}", name="Backfill"))["run_id"]
+    one = rescore_run(world.config(run=scored))
+    reference = find_reference(*open_root(world.config()), world.run(one["run_id"]))
+    assert reference and reference.splits == {"trained": 50, "held_out": 250}
+    every = rescore_runs(world.config(all=True))
+    assert nights_of(every, "kind") == ["night"] * 3 + ["plan"] and nights_of(every, "night")[3] == "Backfill"
+    assert every["nights"][3]["run_id"] == one["run_id"] and every["nights"][3]["made"] == "known"
+    assert "Backfill" not in nights_of(rescore_runs(world.config(nights=f"{NIGHTS[0]}..2026-12-31")), "night")
+
+
 # --- the command ---
 
 
@@ -480,7 +517,7 @@ def test_the_command_prints_one_json_object(world: World) -> None:
     assert done.exit_code == 0, done.output
     found = json.loads(done.stdout.splitlines()[-1])
     assert set(found["nights"][0]) == {
-        "night", "run_id", "agreement", "flips", "comparison", "verdict", "made", "failed", "seconds"
+        "night", "kind", "run_id", "agreement", "flips", "comparison", "verdict", "made", "failed", "seconds"
     }  # fmt: skip
     failed = CliRunner().invoke(main, ["rescore", *flags, "--all", "--max-failed", "0", "--json"])
     assert failed.exit_code == 3 and json.loads(failed.stdout)["too_many_failed"]
