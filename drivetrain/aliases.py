@@ -58,6 +58,12 @@ def current(store: Store, layout: Layout, source: str, alias: Name) -> Alias | N
     return found[-1] if found and found[-1].model_id else None
 
 
+def champions(store: Store, layout: Layout, source: str) -> tuple[str, ...]:
+    """The model_ids of a source's champion and of those that were champion before, the latest first, each once."""
+    records = history(store, layout, source, "champion")
+    return tuple(dict.fromkeys(record.model_id for record in reversed(records) if record.model_id))
+
+
 def name_next(
     store: Store,
     layout: Layout,

@@ -31,8 +31,9 @@ def promote(
 
     Needs ``root`` and ``source`` (or ``images``, which name it). ``learner``: a model_id, the id of a committed run, or
     an export.pkl, which is copied into the root. ``scope``: a regular expression on the uri or a share such as ``0.1``.
-    Returns champion and challenger; asked again, it says so and does nothing. Raises TrustError, with the line to add,
-    where the config does not vouch for the learner; SettingError when it failed its behaviour tests.
+    Returns champion, challenger and ``notes`` of what went wrong beside; asked again, it says so and does nothing.
+    Raises TrustError, with the line to add, where the config does not vouch for the learner; SettingError when it
+    failed its behaviour tests.
     """
     store, layout, source = _opened(config)
     scope = check_scope(scope) if scope is not None else None
@@ -163,12 +164,12 @@ def _how_to_promote(layout: Layout, config: Config, learner: str) -> str:
 def _changed(store: Store, layout: Layout, source: str) -> dict[str, Any]:
     """What follows from a new record: pages show who it is."""
     _end_trial(store, layout, source)
-    keep_table_current(store, layout, source)
+    notes = keep_table_current(store, layout, source)
     site.build(store, layout)
     champion = current(store, layout, source, "champion")
     if champion and _halfway(store, layout, champion):
         store.create(layout.shown(source, champion.number), to_json(champion.record()))
-    return _said(store, layout, source)
+    return _said(store, layout, source) | {"notes": notes}
 
 
 def _halfway(store: Store, layout: Layout, record: Alias) -> bool:

@@ -15,6 +15,7 @@ from drivetrain.config import Config
 from drivetrain.console import busy
 from drivetrain.errors import SettingError
 from drivetrain.layout import Layout
+from drivetrain.planruns import is_reference_name
 from drivetrain.recommend import NAMES, shown
 from drivetrain.review import thumbnails
 from drivetrain.root import from_json, open_root, to_json
@@ -68,12 +69,19 @@ def find_runs(store: Store, layout: Layout, old: str, new: str) -> tuple[Run, Ru
 
 
 def _runs_of_learner(store: Store, layout: Layout, model_id: str) -> list[Run]:
-    """The committed runs of the learner whose id begins so. Raises SettingError where there is none."""
+    """The committed runs of the learner whose id begins so, its references left out, which hold a training set.
+
+    Raises SettingError where there is none.
+    """
     beginning = model_id[:SHORTEST_MODEL]
     names = [each for each in store.names(layout.runs) if f"-{beginning}-" in each]
     runs = [Run.find(store, layout, each) for each in names if len(beginning) == SHORTEST_MODEL]
-    found = [run for run in runs if run.record.model_id.startswith(model_id) and run.committed()]
-    return found or [Run.find(store, layout, model_id)]
+    found = [
+        run
+        for run in runs
+        if run.record.model_id.startswith(model_id) and run.committed() and not is_reference_name(run.record.name)
+    ]
+    return found if runs else [Run.find(store, layout, model_id)]
 
 
 def compare_and_publish(store: Store, layout: Layout, old: Run, new: Run) -> Comparison:

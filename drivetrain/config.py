@@ -76,7 +76,7 @@ class Config(BaseModel):
         None, "rescore: all scored nights of the source from the first to the last of two dates.",
         "2026-11-01..2026-11-23",
     )  # fmt: skip
-    all: bool = _key(False, "rescore: all scored nights of the source.", "")
+    all: bool = _key(False, "rescore: all scored nights of the source, and what score scored of it.", "")
     reprocess: Literal["missing", "failed", "all"] = _key(
         "missing",
         "rescore: what is done again beside what the learner has not scored yet: missing, nothing; failed, the failed "

@@ -19,10 +19,18 @@ from drivetrain.labels import people_labels
 from drivetrain.layout import Layout, RecordPaths
 from drivetrain.lens import Indices, Lens, from_arrays
 from drivetrain.nights import records
-from drivetrain.reference import Reference, references_of, scores_of
+from drivetrain.reference import (
+    Reference,
+    find_reference,
+    newest_reference,
+    perhaps_meant,
+    references_of,
+    scores_of,
+)
 from drivetrain.root import from_json
 from drivetrain.run import Run
 from drivetrain.store import Store
+from drivetrain.trained import trained_files, trained_names
 from drivetrain.truth import Training
 
 # Parts that are read again for their embeddings: of a large run these would be gigabytes.
@@ -39,6 +47,7 @@ def inputs_of(store: Store, layout: Layout, old: Run, new: Run) -> dict[str, Any
     sources = sorted({old.record.source, new.record.source})
     records = [_record(store, layout, run) for run in (old, new)]
     references = [training_reference(store, layout, run) for run in (old, new)]
+    named = [trained_files(store, layout, each.model_id, each.run_id) if each else [] for each in references]
     tests = behaviour_of(store, layout, new.record.model_id)
     lens = lens_path(store, layout, old)
     return {
@@ -46,6 +55,7 @@ def inputs_of(store: Store, layout: Layout, old: Run, new: Run) -> dict[str, Any
         "labels": {source: labels_digest(store, layout, source) for source in sources},
         "records": [found[0].folder if found else None for found in records],
         "references": [found.run_id if found else None for found in references],
+        "trained": named,
         "behaviour": asdict(tests) if tests else None,
         "lens": lens,
     }
@@ -76,7 +86,7 @@ def own_drift(store: Store, layout: Layout, run: Run) -> OwnDrift:
     """How these images lie against the learner's own reference, by the run's latest closed record."""
     found = _record(store, layout, run)
     if found is None:
-        first = "" if training_reference(store, layout, run) else "build a reference of this learner first, then "
+        first = "" if find_reference(store, layout, run) else "build a reference of this learner first, then "
         return OwnDrift(None, f"To measure it: {first}drivetrain drift measure --run {run.record.run_id}")
     record, verdict = found
     numbers = verdict["numbers"]
@@ -97,26 +107,45 @@ def own_drift(store: Store, layout: Layout, run: Run) -> OwnDrift:
 
 
 def training_reference(store: Store, layout: Layout, run: Run) -> Reference | None:
-    """The newest reference of a run's learner that says which images it was trained on, whatever its settings."""
-    found = [each for each in references_of(store, layout, run.record.model_id) if set(each.splits) - {"unknown"}]
-    return max(found, key=lambda reference: (reference.created, reference.run_id), default=None)
+    """The newest reference of a run's learner by which it is known what that was trained on, whatever its settings."""
+    found = references_of(store, layout, run.record.model_id)
+    told = [each for each in found if _tells_training(store, layout, each)]
+    return max(told, key=lambda reference: (reference.created, reference.run_id), default=None)
+
+
+def _tells_training(store: Store, layout: Layout, reference: Reference) -> bool:
+    """Whether somebody said of this very learner what it was trained on.
+
+    A reference of held-out images alone does not say it, and one with the splits of an older learner does not either.
+    """
+    if trained_files(store, layout, reference.model_id, reference.run_id):
+        return True
+    # References of before say no more than whether `rescore` made them.
+    made_by_rescore = Run.find(store, layout, reference.run_id).record.rescore_of is not None
+    return reference.splits.get("trained", 0) > 0 and not made_by_rescore
 
 
 def training_of(store: Store, layout: Layout, run: Run) -> Training | None:
-    """The images that a run's learner was trained on, as its reference marks them, or None where no reference does."""
+    """The images that a run's learner was trained on, or None where nobody said of it which these are.
+
+    Those that its reference marks, and of the run's own images those that were named beside it.
+    """
     reference = training_reference(store, layout, run)
     if reference is None:
         return None
     marked = Run.find(store, layout, reference.run_id)
     uris = marked.manifest(["uri", "split"])
-    uris = uris.filter(pc.equal(uris["split"], "trained").fill_null(False))["uri"].combine_chunks()
+    uris = uris.filter(pc.equal(uris["split"], "trained").fill_null(False))["uri"]
+    if names := trained_names(store, layout, reference.model_id, reference.run_id):
+        meant = perhaps_meant(names, run.manifest(["uri"])["uri"].to_pylist())
+        uris = pa.chunked_array([*uris.chunks, pa.array(meant, pa.string())])
     hashes = []
     for shard in range(marked.record.shards):
         rows = store.read_table(marked.paths.part(shard), ["split", "content_hash"])
         trained = pc.equal(rows["split"], "trained").fill_null(False)
         hashes.append(rows.filter(trained)["content_hash"].drop_null())
     known = pa.chunked_array([chunk for each in hashes for chunk in each.chunks], pa.string())
-    return Training(uris, known.combine_chunks())
+    return Training(uris.combine_chunks(), known.combine_chunks())
 
 
 def behaviour_of(store: Store, layout: Layout, model_id: str) -> Behaviour | None:
@@ -129,7 +158,7 @@ def behaviour_of(store: Store, layout: Layout, model_id: str) -> Behaviour | Non
 
 def lens_path(store: Store, layout: Layout, run: Run) -> str | None:
     """How the newest reference of a run's learner sees images, if any night has been held against it."""
-    reference = training_reference(store, layout, run)
+    reference = newest_reference(store, layout, run.record.model_id)
     if reference is None:
         return None
     folder = layout.run(reference.run_id).lens().rsplit("/", 1)[0]

@@ -32,7 +32,7 @@ from drivetrain.labels import keep_drawn, keep_labels, people_labels
 from drivetrain.layout import Layout
 from drivetrain.manifest import find_plan, manifest_images
 from drivetrain.nights import latest_record
-from drivetrain.planruns import counting_run
+from drivetrain.planruns import committed_runs, counting_run
 from drivetrain.realised import draw, rows_of
 from drivetrain.reference import DEEPEST_TAIL, by_tail, tail_of
 from drivetrain.root import from_json, open_root
@@ -161,13 +161,17 @@ def import_labels(config: Config, file: str) -> dict[str, Any]:
         _say_no_image(where, source, unknown[0], found.example)
     if unknown:
         say(f"{len(unknown):,} labelled images are in no plan of {source}, or fit several; e.g. {unknown[0]!r}.")
-    nights = _counting(store, layout, source, found, set(names.values()))
+    runs = _runs_of(store, layout, source, found, set(names.values()))
+    nights = {plan: counting for plan, (counting, _) in runs.items()}
     vocab = next((run.record.vocab for run in nights.values() if run), ())
     labels = {uri: delimiter_of(vocab).join(read.by_name[name]) for name, uri in names.items()}
     _say_foreign(labels, nights)
     new = keep_labels(store, layout, source, labels)
     if not new:
         say(f"All of these {len(labels):,} labels are known already.")
+    for _, others in runs.values():
+        for run in others:
+            judge_labelled(store, layout, run, config)
     return {
         "labels": len(labels), "new": new, "unknown": len(unknown), "unlabelled": read.unlabelled,
         "form": read.form, "source": source, "kept": layout.labels(source),
@@ -235,13 +239,22 @@ def _images(store: Store, layout: Layout, source: str) -> Iterator[tuple[PlanNam
                     yield (kind, name), batch
 
 
-def _counting(
+def _runs_of(
     store: Store, layout: Layout, source: str, found: _Found, uris: Iterable[str]
-) -> dict[PlanName, Run | None]:
-    """The plans that hold images with labels, each with the run that counts, or None where none is committed."""
+) -> dict[PlanName, tuple[Run | None, list[Run]]]:
+    """The plans that hold images with labels, each with the run that counts, None where none is committed, and others.
+
+    The others are the newest of each further learner: one of them may be promoted, and then counts with these labels.
+    """
     plans = sorted({plan for uri in uris for plan in found.plans[uri]})
     names = store.names(layout.runs)
-    return {plan: counting_run(store, layout, source, *plan, among=names) for plan in plans}
+    runs: dict[PlanName, tuple[Run | None, list[Run]]] = {}
+    for plan in plans:
+        counting = counting_run(store, layout, source, *plan, among=names)
+        newest = {run.record.model_id: run for run in committed_runs(store, layout, source, *plan, among=names)}
+        mine = counting.record.model_id if counting else None
+        runs[plan] = counting, [run for model_id, run in newest.items() if model_id != mine]
+    return runs
 
 
 def _say_foreign(labels: Mapping[str, str], nights: Mapping[PlanName, Run | None]) -> None:

@@ -252,6 +252,10 @@ class Layout:
         """The folder of the model's references."""
         return f"{self.model(model_id)}/references"
 
+    def trained(self, model_id: str, run_id: str) -> str:
+        """The folder of what the model's owner said beside one of its references: what else it was trained on."""
+        return f"{self.model(model_id)}/trained/{run_id}"
+
     @property
     def runs(self) -> str:
         """The folder of all runs."""

@@ -18,7 +18,7 @@ from drivetrain.errors import RunError
 from drivetrain.images import merged, uris, without
 from drivetrain.layout import Layout
 from drivetrain.manifest import find_plan, manifest_images
-from drivetrain.planruns import counting_run, is_scope_name, scope_run
+from drivetrain.planruns import counting_run, is_reference_name, is_scope_name, scope_run
 from drivetrain.run import Run
 from drivetrain.schema import row_schema
 from drivetrain.several import in_turn, several_at_once
@@ -26,8 +26,6 @@ from drivetrain.store import Store
 
 # Those of any learner, whatever the length of its embeddings.
 CURRENT = row_schema(0).append(pa.field("night", pa.string()))
-# Plans of training sets, which are no stream of images.
-_REFERENCE = "reference-"
 
 
 @dataclass(frozen=True)
@@ -90,7 +88,7 @@ def _aliases(store: Store, layout: Layout, source: str) -> Any:
 def _members_of(store: Store, layout: Layout, source: str, before: Members) -> Members:
     among = store.names(layout.runs)
     nights, plans = store.names(layout.nights(source)), store.names(layout.plans(source, "plan"))
-    streams = [name for name in plans if not is_scope_name(name) and not name.startswith(_REFERENCE)]
+    streams = [name for name in plans if not is_scope_name(name) and not is_reference_name(name)]
     named = [("night", name) for name in nights] + [("plan", name) for name in streams]
     challenger = challenger_of(store, layout, source)
 

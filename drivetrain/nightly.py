@@ -16,13 +16,16 @@ from drivetrain.config import Config
 from drivetrain.console import say
 from drivetrain.doctor import check_first
 from drivetrain.errors import DrivetrainError, SettingError
+from drivetrain.export import LearnerInfo
 from drivetrain.judge import alert_again, judge_run, result_of_record
 from drivetrain.layout import Layout, view_of
+from drivetrain.manifest import Plan
 from drivetrain.nights import Night, accepted_values, alpha_of, latest_record, nights_table, plan_night
-from drivetrain.reference import build_reference, find_reference
+from drivetrain.planruns import counting_run
+from drivetrain.reference import build_reference, comparable, find_reference
 from drivetrain.root import from_json, open_root, to_json
 from drivetrain.run import Run
-from drivetrain.score import begin_run, check_groups, finish_run, forecast_of, run_to_score
+from drivetrain.score import begin_run, check_groups, finish_run, forecast_of, run_to_score, settings_of
 from drivetrain.shadow import score_beside
 from drivetrain.store import Store
 from drivetrain.table import keep_table_current
@@ -51,7 +54,8 @@ def _one_night(config: Config) -> dict[str, Any]:
     info = admit_champion(store, layout, config)
     plan = plan_night(store, layout, config)
     check_groups(store, layout, plan, config)
-    run = run_to_score(begin_run(store, layout, plan, info, config), config)
+    made = _made_by_its_head(store, layout, plan, info, config)
+    run = run_to_score(made or begin_run(store, layout, plan, info, config), config)
     if config.dry_run:
         return forecast_of([run], config)
     result = _judged_night(store, layout, run, config)
@@ -59,19 +63,33 @@ def _one_night(config: Config) -> dict[str, Any]:
     return result | beside | {"notes": [*result["notes"], *beside.get("notes", ())]}
 
 
+def _made_by_its_head(store: Store, layout: Layout, plan: Plan, info: LearnerInfo, config: Config) -> Run | None:
+    """The champion's run of a night, if that counts and `rescore` made it of stored embeddings: no image is read again.
+
+    None where it was made with settings that give other values.
+    """
+    run = counting_run(store, layout, plan.source, plan.kind, plan.name)
+    if run is None or run.record.model_id != info.model_id or not run.record.head_only:
+        return None
+    wanted = settings_of(config, "int8" if config.engine == "int8" else "torch")
+    return run if comparable(run.record.settings) == comparable(wanted) else None
+
+
 def _judged_night(store: Store, layout: Layout, run: Run, config: Config) -> dict[str, Any]:
     done = latest_record(store, layout, run)
     # A night judged before there was a reference is judged again once there is one.
     judged = done is not None and (done[1]["inputs"]["reference"] or not find_reference(store, layout, run))
     if done and judged and done[1]["run_id"] == run.record.run_id:
-        keep_table_current(store, layout, run.record.source)
+        notes = keep_table_current(store, layout, run.record.source)
         say(f"Night {run.record.name} of {run.record.source} is done already; nothing to do.")
         alert_again(store, layout, *done, config)
-        return result_of_record(run, *done)
+        result = result_of_record(run, *done)
+        return result | {"notes": [*result["notes"], *notes]}
     finish_run(run, config)
     # Before the verdict: what readers see hangs on the commit alone.
-    keep_table_current(store, layout, run.record.source)
-    return judge_run(store, layout, run, config, alert=True)
+    notes = keep_table_current(store, layout, run.record.source)
+    result = judge_run(store, layout, run, config, alert=True)
+    return result | {"notes": [*result["notes"], *notes]}
 
 
 def catch_up(config: Config) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from drivetrain.aliases import Alias, challenger_of, current
+from drivetrain.aliases import Alias, challenger_of, champions, current
 from drivetrain.config import Config
 from drivetrain.console import say
 from drivetrain.errors import SettingError
@@ -278,9 +278,17 @@ def _night(store: Store, layout: Layout, source: str, name: str, champion: Alias
         plan = find_plan(store, layout, source, "night", name)
         return _undone(source, name, _state(store, layout, source, name, runs), plan.images if plan else 0)
     best = champion.model_id if champion else None
-    # A judgement stands until another replaces it: a learner without a reference has none. Then the champion's counts.
+    places = {each: -place for place, each in enumerate(champions(store, layout, source))}
+    # A judgement stands until another replaces it: a learner without a reference has none. Then the champion's counts,
+    # and the one before's: the same learner's as the rows that readers get (`planruns`).
     _, model_id, record, found = max(
-        done, key=lambda each: (each[3]["verdict"] != "unknown", each[1] == best, each[0], record_number(each[2]))
+        done,
+        key=lambda each: (
+            each[3]["verdict"] != "unknown",
+            places.get(each[1], -len(places)),
+            each[0],
+            record_number(each[2]),
+        ),
     )
     stale = _stale(store, layout, source, name, champion, runs) if champion and model_id != best else ""
     numbers = found["numbers"]

@@ -1,4 +1,4 @@
-"""The runs of a plan, and which of them counts: the champion's, else the newest; and those of a challenger's scope.
+"""The runs of a plan, and which of them counts: the latest champion's, else the newest; and those of a scope.
 
 Knows plans, runs, the champion and the challenger. Does not know what rows say.
 """
@@ -7,7 +7,7 @@ import hashlib
 import re
 from collections.abc import Iterable
 
-from drivetrain.aliases import Alias, current
+from drivetrain.aliases import Alias, champions
 from drivetrain.layout import Layout
 from drivetrain.run import Run
 from drivetrain.store import Store
@@ -41,15 +41,17 @@ def counting_run(
     *,
     but: str | None = None,
 ) -> Run | None:
-    """The run of a plan that readers should take: the champion's newest, else the newest of any learner.
+    """The run of a plan that readers should take: the champion's newest.
+
+    Else the newest of the champion before, and so on: a run that another learner made beside a champion was made to be
+    looked at. The newest of any learner where no champion, of now or of before, has one.
 
     ``but``: a model_id whose runs are left out, for who asks what it is to be compared with.
     """
     runs = [run for run in committed_runs(store, layout, source, kind, name, among) if run.record.model_id != but]
-    champion = current(store, layout, source, "champion")
-    preferred = [run for run in runs if champion and run.record.model_id == champion.model_id]
-    found = preferred or runs
-    return found[-1] if found else None
+    newest = {run.record.model_id: run for run in runs}
+    of_champions = (newest[each] for each in champions(store, layout, source) if each in newest)
+    return next(of_champions, runs[-1] if runs else None)
 
 
 def scope_name(night: str, scope: str) -> str:
@@ -60,6 +62,16 @@ def scope_name(night: str, scope: str) -> str:
 def is_scope_name(name: str) -> bool:
     """Whether a plan's name is one that `scope_name` makes."""
     return re.fullmatch(r".+-scope-[0-9a-f]{8}", name) is not None
+
+
+def reference_name(digest: str) -> str:
+    """The name of the plan that holds a training set, by the digest of its images. Its kind is ``plan``."""
+    return f"reference-{digest[:8]}"
+
+
+def is_reference_name(name: str) -> bool:
+    """Whether a plan's name is one that `reference_name` makes: its images are no stream of a source."""
+    return name.startswith("reference-")
 
 
 def scope_run(

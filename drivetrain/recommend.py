@@ -181,7 +181,9 @@ def _beside(facts: Facts) -> list[str]:
         which = [
             word for word, known in (("old", truth.known_training_old), ("new", truth.known_training_new)) if not known
         ]
-        said.append(f"Which images the {' and the '.join(which)} learner was trained on is not known: no reference.")
+        said.append(
+            f"Which images the {' and the '.join(which)} learner was trained on is not known: no reference says so."
+        )
     if truth.trained_old or truth.trained_new:
         said.append(
             "Accuracy told only on images that no training saw: "

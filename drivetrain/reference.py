@@ -8,7 +8,7 @@ nights held against those alarm without drift.
 import csv
 import io
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -26,11 +26,13 @@ from drivetrain.images import Images
 from drivetrain.layout import Layout
 from drivetrain.lens import PROPERTIES, Matrix, Scores
 from drivetrain.manifest import Label, Plan, digest_of, freeze, list_images, manifest_images, with_labels
+from drivetrain.planruns import reference_name
 from drivetrain.root import from_json, open_root, to_json
 from drivetrain.run import Run
 from drivetrain.schema import column, matrix
 from drivetrain.score import begin_run, check_groups, finish_run, result_of
 from drivetrain.store import Store
+from drivetrain.trained import keep_trained
 
 TRAINED_FOLDERS = {"train", "training"}
 HELD_OUT_FOLDERS = {"valid", "val", "validation", "test", "held_out", "holdout"}
@@ -41,6 +43,17 @@ SCORE_COLUMNS = (
     "uri", "embedding", "probs", "values", "confidence", "energy", "label", "label_index", "true_label", "group",
     "size", "width", "height", "brightness", "contrast", "sharpness", "content_hash",
 )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Marks:
+    """What is said of some images. ``of``: the split and the true label of a uri, or None.
+
+    ``elsewhere``: names of images that the learner was trained on, and that are none of these.
+    """
+
+    of: Callable[[str], Label | None]
+    elsewhere: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -80,7 +93,8 @@ def build_reference(config: Config) -> dict[str, Any]:
         raise SettingError(
             f"No image below {prefix}. Is the prefix right? Passed over: {listing.skipped or 'nothing'}."
         )
-    images = with_labels(listing.images, _label_of(store, config, prefix, listing.images, info.vocab))
+    marks = _marks(store, config, prefix, listing.images, info.vocab)
+    images = with_labels(listing.images, marks.of)
     if info.task == "single_label":
         _say_foreign_labels(images, info.vocab)
     plan = _frozen(store, layout, images, config.the_source(), prefix, listing.skipped)
@@ -89,31 +103,45 @@ def build_reference(config: Config) -> dict[str, Any]:
     if run.committed():
         say(f"Reference {run.record.run_id} is committed already; nothing to do.")
     finish_run(run, config)
-    reference = register(store, layout, run)
+    reference = register(store, layout, run, marks.elsewhere)
     return result_of(run) | {"reference": run.record.run_id, "splits": reference.splits, "labelled": reference.labelled}
 
 
-def relabelled(store: Store, layout: Layout, config: Config, plan: Plan, vocab: Sequence[str]) -> Plan:
-    """The very images of a reference's plan with splits and labels of the config's labels file: a plan of its own."""
+def relabelled(
+    store: Store, layout: Layout, config: Config, plan: Plan, vocab: Sequence[str]
+) -> tuple[Plan, tuple[str, ...]]:
+    """The very images of a reference's plan with splits and labels of the config's labels file: a plan of its own.
+
+    Beside it the names that the file marks as trained and that are none of these images.
+    """
     known = Images(manifest_images(store, plan.paths(layout).manifest(plan.digest)))
-    images = with_labels(known, _label_of(store, config, plan.prefix, known, vocab))
-    return _frozen(store, layout, images, plan.source, plan.prefix, plan.skipped)
+    marks = _marks(store, config, plan.prefix, known, vocab)
+    images = with_labels(known, marks.of)
+    return _frozen(store, layout, images, plan.source, plan.prefix, plan.skipped), marks.elsewhere
 
 
 def _frozen(store: Store, layout: Layout, images: Images, source: str, prefix: str, skipped: dict[str, int]) -> Plan:
-    name = f"reference-{digest_of(images)[:8]}"
+    name = reference_name(digest_of(images))
     return freeze(store, layout, images, source=source, kind="plan", name=name, prefix=prefix, skipped=skipped)
 
 
-def register(store: Store, layout: Layout, run: Run) -> Reference:
-    """Make a committed run a reference of its model, or find that it is one."""
+def register(store: Store, layout: Layout, run: Run, elsewhere: Iterable[str] | None = None) -> Reference:
+    """Make a committed run a reference of its model, or find that it is one.
+
+    ``elsewhere``: names of other images that the learner was trained on, as its owner says; None where the splits are
+    not of its owner's saying.
+    """
     marks = run.manifest(["split", "true_label"])
     counts = marks["split"].fill_null("unknown").value_counts().to_pylist()
     splits = Counter({each["values"]: each["counts"] for each in counts})
     labelled = len(marks) - marks["true_label"].null_count
-    now = datetime.now(UTC).isoformat(timespec="seconds")
+    # Of two references the newest counts, and one may follow the other within a second.
+    now = datetime.now(UTC).isoformat(timespec="microseconds")
     record, leaked = run.record, _leaked(run)
     reference = Reference(record.run_id, record.model_id, record.settings, dict(splits), labelled, now, leaked)
+    if elsewhere is not None and (splits["trained"] or elsewhere):
+        # First: whoever finds the reference finds what was said with it.
+        keep_trained(store, layout, record.model_id, record.run_id, elsewhere)
     store.create(f"{layout.references(record.model_id)}/{record.run_id}.json", to_json(asdict(reference)))
     if leaked:
         say(
@@ -215,18 +243,16 @@ def _properties(rows: pa.Table) -> Matrix:
     return np.where(np.isfinite(found), found, np.nan)
 
 
-def _label_of(
-    store: Store, config: Config, prefix: str, images: Images, vocab: Sequence[str]
-) -> Callable[[str], Label | None]:
-    """What says a uri's split and true label: the labels file, or the folders that the image lies in."""
+def _marks(store: Store, config: Config, prefix: str, images: Images, vocab: Sequence[str]) -> Marks:
+    """What the labels file says of some images, or the folders that they lie in."""
     if config.labels is None:
-        return lambda uri: label_of_folders(uri.removeprefix(prefix), vocab)
+        return Marks(lambda uri: label_of_folders(uri.removeprefix(prefix), vocab))
     where = store.normalise(config.labels)
     try:
         text = store.read(where).decode("utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         raise SettingError(f"The labels file {where} can't be read: {error}") from error
-    return match_labels(read_labels(text, where), [image.uri for image in images], where).get
+    return match_labels(read_labels(text, where), [image.uri for image in images], where)
 
 
 def _say_foreign_labels(images: Images, vocab: Sequence[str]) -> None:
@@ -270,17 +296,13 @@ def read_labels(text: str, where: str) -> dict[str, Label]:
     return labels
 
 
-def match_labels(labels: dict[str, Label], uris: Sequence[str], where: str) -> dict[str, Label]:
+def match_labels(labels: dict[str, Label], uris: Sequence[str], where: str) -> Marks:
     """Find each image's label: by its uri, else by the longest end of its path that one fname alone and it share.
 
     Training machines name their files otherwise than the bucket does, so only ends of paths are compared. Images that
     no fname fits are marked unknown. Raises SettingError when none fits.
     """
-    matched = {uri: labels[uri] for uri in uris if uri in labels}
-    for depth in range(DEEPEST_TAIL, 0, -1):
-        fnames, images = by_tail(labels, depth), by_tail(uris, depth)
-        for tail in fnames.keys() & images.keys():
-            matched.setdefault(images[tail], labels[fnames[tail]])
+    matched = _matched(labels, uris)
     if not matched:
         example = next(iter(labels), "(no line)")
         raise SettingError(
@@ -288,7 +310,42 @@ def match_labels(labels: dict[str, Label], uris: Sequence[str], where: str) -> d
         )
     if len(matched) < len(uris):
         say(f"{len(uris) - len(matched):,} of {len(uris):,} images are not in {where}; they are marked unknown.")
-    return {uri: matched.get(uri, ("unknown", None)) for uri in uris}
+    fit = set(matched.values())
+    elsewhere = tuple(name for name, (split, _) in labels.items() if split == "trained" and name not in fit)
+    if elsewhere:
+        say(
+            f"{len(elsewhere):,} lines of {where} are marked as trained on and fit no image here, e.g. "
+            f"{elsewhere[0]!r}. Where learners are compared, images of such names count as trained on."
+        )
+    return Marks(lambda uri: labels[matched[uri]] if uri in matched else ("unknown", None), elsewhere)
+
+
+def _matched(labels: Collection[str], uris: Sequence[str]) -> dict[str, str]:
+    """The fname that means each image, of those that one means."""
+    matched = {uri: uri for uri in uris if uri in labels}
+    for depth in range(DEEPEST_TAIL, 0, -1):
+        fnames, images = by_tail(labels, depth), by_tail(uris, depth)
+        for tail in fnames.keys() & images.keys():
+            matched.setdefault(images[tail], fnames[tail])
+    return matched
+
+
+def perhaps_meant(names: Collection[str], uris: Iterable[str]) -> list[str]:
+    """The images that one of the names may mean: for each name the uri itself, else all that share its longest end.
+
+    For who must not miss one, so that several images may be meant by a name. A name with ``://`` means itself alone.
+    """
+    ends = {tail_of(name, 1) for name in names}
+    there = {uri for uri in uris if tail_of(uri, 1) in ends}
+    by_end: dict[tuple[int, str], list[str]] = {}
+    for uri in there:
+        for depth in range(1, DEEPEST_TAIL + 1):
+            by_end.setdefault((depth, tail_of(uri, depth)), []).append(uri)
+    meant = there & set(names)
+    for name in (name for name in names if name not in there and "://" not in name):
+        depths = range(DEEPEST_TAIL, 0, -1)
+        meant.update(next((by_end[key] for depth in depths if (key := (depth, tail_of(name, depth))) in by_end), ()))
+    return sorted(meant)
 
 
 def tail_of(path: str, depth: int) -> str:

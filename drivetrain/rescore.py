@@ -26,13 +26,17 @@ from drivetrain.judge import judge_run, result_of_record
 from drivetrain.layout import Layout
 from drivetrain.manifest import Plan, find_plan
 from drivetrain.nights import latest_record
-from drivetrain.planruns import committed_runs, counting_run
-from drivetrain.reference import comparable, find_reference, reference_under, register, relabelled
+from drivetrain.planruns import committed_runs, counting_run, is_reference_name, is_scope_name
+from drivetrain.reference import Reference, comparable, find_reference, reference_under, register, relabelled
 from drivetrain.root import open_root
 from drivetrain.run import Run
 from drivetrain.score import begin_run, finish_run, forecast_of, result_of, run_to_score, settings_of
 from drivetrain.store import Store
 from drivetrain.table import keep_table_current
+from drivetrain.trained import trained_files, trained_names
+
+# Its kind and its name.
+PlanName = tuple[str, str]
 
 
 @dataclass(frozen=True)
@@ -97,21 +101,22 @@ def rescore_run(config: Config) -> dict[str, Any]:
         raise SettingError(f"Run {run_id} was made by this very learner with these settings. Give the new --learner.")
     if config.dry_run:
         return _forecast(work, [(old, known)])
-    if record.kind == "night":
+    if not is_reference_name(record.name):
         _reference(work, [old])
     new, _ = _scored(work, old, known)
-    keep_table_current(store, layout, record.source)
+    notes = keep_table_current(store, layout, record.source)
     result = result_of(new) | _judged(work, new) | _compared(work, old, new)
     site.build(store, layout)
-    return result
+    return result | {"notes": [*result.get("notes", ()), *notes]}
 
 
 def rescore_nights(config: Config) -> dict[str, Any]:
     """Score the nights of a source under the config's learner, oldest first, and compare each with its counting run.
 
-    Needs ``root``, ``learner``, ``source``, and ``nights`` (A..B) or ``all``. Returns the learner's ``nights``, each
-    with what was made of it, and its ``reference``. The same config again goes on, and does nothing where all is done.
-    Raises SettingError when no night of the range was ever scored; whatever ends a night ends the rest.
+    Needs ``root``, ``learner``, ``source``, and ``nights`` (A..B) or ``all``, which takes the plans of `score` too.
+    Returns the learner's ``nights``, each (of a ``kind``) with what was made of it, its ``reference``, and ``notes``.
+    The same config again goes on, and does nothing where all is done. Raises SettingError when no night of the range
+    was ever scored; whatever ends a night ends the rest.
     """
     if not config.images:
         config.need("source")
@@ -119,31 +124,22 @@ def rescore_nights(config: Config) -> dict[str, Any]:
     store, layout = open_root(config, existing=True, dry_runs=True)
     source = config.the_source()
     names = store.names(layout.runs)
-    chosen = dict(_scored_nights(store, layout, source, config, names))
+    chosen = dict(_scored_plans(store, layout, source, config, names))
     if not chosen:
         raise SettingError(_no_such_nights(store, layout, source, config))
     work = _admitted(store, layout, config)
-    # What they are held against: the champion's run, else the newest; never the new learner's own if there is another.
-    others = {
-        name: counting_run(store, layout, source, "night", name, names, but=work.info.model_id) for name in chosen
-    }
-    pairs = {name: others[name] or runs[-1] for name, runs in chosen.items()}
-    known = {name: _known(work, runs) for name, runs in chosen.items()}
+    # What they are held against: the run that counts, and never the new learner's own if there is another.
+    others = {plan: counting_run(store, layout, source, *plan, names, but=work.info.model_id) for plan in chosen}
+    pairs = {plan: others[plan] or runs[-1] for plan, runs in chosen.items()}
+    known = {plan: _known(work, runs) for plan, runs in chosen.items()}
     if config.dry_run:
-        return _forecast(work, [(old, known[name]) for name, old in pairs.items()])
+        return _forecast(work, [(old, known[plan]) for plan, old in pairs.items()])
     done: list[dict[str, Any]] = []
-    # One connection for all nights: without a cluster of its own each of them would start and end one.
-    with cluster.connected(config.ray_address, config.actors if any(map(work.to_score, known.values())) else 0):
-        reference = _reference(work, list(pairs.values()))
-        for name, old in pairs.items():
-            say(f"Night {name} of {source}, {len(done) + 1} of {len(pairs)}")
-            try:
-                done.append(_night(work, old, known[name]))
-            except (DrivetrainError, OSError):
-                ended = f"{len(done)} of {len(pairs)} nights are done; night {name} ended with an error."
-                say(f"{ended} The same command goes on there.")
-                raise
-    keep_table_current(store, layout, source)
+    try:
+        reference = _nights(work, pairs, known, done)
+    finally:
+        # Also where a night failed: readers get those before it.
+        notes = keep_table_current(store, layout, source)
     site.build(store, layout)
     too_many = [night.pop("too_many_failed") for night in done]
     return {
@@ -151,7 +147,28 @@ def rescore_nights(config: Config) -> dict[str, Any]:
         "nights": done,
         "reference": reference,
         "too_many_failed": any(too_many),
+        "notes": notes,
     }
+
+
+def _nights(
+    work: _Retrained, pairs: dict[PlanName, Run], known: dict[PlanName, Run | None], done: list[dict[str, Any]]
+) -> str | None:
+    """Make the reference, then night after night, each added to ``done``. Returns the reference's run."""
+    # One connection for all nights: without a cluster of its own each of them would start and end one.
+    with cluster.connected(
+        work.config.ray_address, work.config.actors if any(map(work.to_score, known.values())) else 0
+    ):
+        reference = _reference(work, list(pairs.values()))
+        for plan, old in pairs.items():
+            say(f"{plan[0].capitalize()} {plan[1]} of {old.record.source}, {len(done) + 1} of {len(pairs)}")
+            try:
+                done.append(_night(work, old, known[plan]))
+            except (DrivetrainError, OSError):
+                ended = f"{len(done)} of {len(pairs)} nights are done; {plan[0]} {plan[1]} ended with an error."
+                say(f"{ended} The same command goes on there.")
+                raise
+    return reference
 
 
 def _admitted(store: Store, layout: Layout, config: Config) -> _Retrained:
@@ -160,18 +177,26 @@ def _admitted(store: Store, layout: Layout, config: Config) -> _Retrained:
     return _Retrained(store, layout, config, admit_learner(store, layout, config))
 
 
-def _scored_nights(
+def _scored_plans(
     store: Store, layout: Layout, source: str, config: Config, names: list[str]
-) -> Iterator[tuple[str, list[Run]]]:
-    """The nights of the range that any learner has scored, oldest first, with their runs; the others are named."""
+) -> Iterator[tuple[PlanName, list[Run]]]:
+    """The nights of the range that any learner has scored, oldest first, with their runs; the others are named.
+
+    Without a range all plans of `score` come after them: their rows are current scores as well.
+    """
     first, last = config.the_nights()
     for name in sorted(store.names(layout.nights(source))):
         if not first <= _day(name) <= last:
             continue
         if runs := committed_runs(store, layout, source, "night", name, names):
-            yield name, runs
+            yield ("night", name), runs
         else:
             say(f"Night {name} of {source} was never scored to its end; first: drivetrain nightly --night {name}")
+    for name in sorted(store.names(layout.plans(source, "plan"))) if config.all else ():
+        if is_reference_name(name) or is_scope_name(name):
+            continue
+        if runs := committed_runs(store, layout, source, "plan", name, names):
+            yield ("plan", name), runs
 
 
 def _day(name: str) -> date:
@@ -198,7 +223,11 @@ def _night(work: _Retrained, old: Run, known: Run | None) -> dict[str, Any]:
     kept = ("run_id", "agreement", "flips", "comparison", "failed", "too_many_failed")
     seconds = round(time.monotonic() - started, 3)
     about = {key: result[key] for key in kept}
-    return {"night": old.record.name} | about | {"verdict": result.get("verdict"), "made": made, "seconds": seconds}
+    return (
+        {"night": old.record.name, "kind": old.record.kind}
+        | about
+        | {"verdict": result.get("verdict"), "made": made, "seconds": seconds}
+    )
 
 
 def _known(work: _Retrained, runs: list[Run]) -> Run | None:
@@ -237,9 +266,8 @@ def _forecast(work: _Retrained, pairs: list[tuple[Run, Run | None]]) -> dict[str
         commit = known.committed() if known else None
         if known and commit and commit.failed and work.config.reprocess != "missing":
             runs.append(run_to_score(known, work.config.model_copy(update={"retry_failed": True})))
-    before = _reference_before(work, [old for old, _ in pairs if old.record.kind == "night"])
-    if before:
-        runs.append(_begun(work, _reference_plan(work, before), before))
+    if to_make := _reference_to_make(work, [old for old, _ in pairs if not is_reference_name(old.record.name)]):
+        runs.append(_begun(work, to_make.plan, to_make.before))
     return forecast_of(runs, work.config)
 
 
@@ -273,62 +301,112 @@ def _reason(work: _Retrained, old: Run) -> str:
     return work.reasons[key]
 
 
+@dataclass(frozen=True)
+class _ToMake:
+    """A reference that the new learner is to get: its plan, and the old learner's run over the same images.
+
+    ``elsewhere``: other images that the new learner was trained on, by name, as its labels file says; None where the
+    splits are the old learner's.
+    """
+
+    plan: Plan
+    before: Run
+    elsewhere: tuple[str, ...] | None
+
+
 def _reference(work: _Retrained, olds: list[Run]) -> str | None:
     """The new learner's reference: the one that is there, else made of the old learner's; None without either."""
+    if to_make := _reference_to_make(work, olds):
+        return _made(work, to_make)
     if found := reference_under(work.store, work.layout, work.info.model_id, work.settings):
         return found.run_id
-    if before := _reference_before(work, olds):
-        return _reference_like(work, before)
     say(
-        "Neither learner has a reference: the nights are compared, and not judged. To have them judged, score the "
+        "Neither learner has a reference: the runs are compared, and not judged. To have nights judged, score the "
         "training set first:   drivetrain reference --learner … --images … --labels …"
     )
     return None
 
 
-def _reference_before(work: _Retrained, olds: list[Run]) -> Run | None:
-    """The old learner's reference that the new one's is made like, or None if it has one or there is none."""
-    model_id = work.info.model_id
-    if reference_under(work.store, work.layout, model_id, work.settings):
+def _reference_to_make(work: _Retrained, olds: list[Run]) -> _ToMake | None:
+    """What the new learner's reference is to be made of; None where it has one that stays, or the old one has none.
+
+    One with the splits of an older learner, or of another labels file, makes way for one with those of `labels`.
+    """
+    store, layout, config = work.store, work.layout, work.config
+    own = reference_under(store, layout, work.info.model_id, work.settings)
+    if own and not config.labels:
         return None
+    before = _copied(work, own) if own else _reference_before(work, olds)
+    if before is None:
+        if own:
+            say(f"Its reference {own.run_id} was made by drivetrain reference and stays: --labels is not looked at.")
+        return None
+    plan = _plan_of(work, before)
+    return _relabelled(work, plan, before, own) if config.labels else _ToMake(plan, before, None)
+
+
+def _relabelled(work: _Retrained, plan: Plan, before: Run, own: Reference | None) -> _ToMake | None:
+    """The same with what the labels file says; None where the new learner's own reference says that already."""
+    store, layout, labels = work.store, work.layout, work.config.labels
+    new, elsewhere = relabelled(store, layout, work.config, plan, work.info.vocab)
+    if own and Run.find(store, layout, own.run_id).record.manifest == new.digest:
+        about = store, layout, own.model_id, own.run_id
+        if trained_files(*about) and trained_names(*about).issuperset(elsewhere):
+            return None
+    known = trained_names(store, layout, before.record.model_id, before.record.run_id)
+    if (new.digest, set(elsewhere)) != (plan.digest, known):
+        return _ToMake(new, before, elsewhere)
+    say(
+        f"{labels} says what is known of the old learner: it may be the old one's file, and is passed over. If the new "
+        f"one was trained on the very same images:   drivetrain reference --learner … --images … --labels {labels}"
+    )
+    return None if own else _ToMake(plan, before, None)
+
+
+def _copied(work: _Retrained, own: Reference) -> Run | None:
+    """The run whose images a reference of the new learner has, or None if no rescore made that."""
+    before = Run.find(work.store, work.layout, own.run_id).record.rescore_of
+    return Run.find(work.store, work.layout, before) if before else None
+
+
+def _reference_before(work: _Retrained, olds: list[Run]) -> Run | None:
+    """The old learner's reference that the new one's is made like, or None if there is none."""
     learners = {json.dumps([old.record.model_id, comparable(old.record.settings)]): old for old in olds}
     for old in reversed(learners.values()):
-        before = find_reference(work.store, work.layout, old) if old.record.model_id != model_id else None
+        mine = old.record.model_id == work.info.model_id
+        before = None if mine else find_reference(work.store, work.layout, old)
         if before:
             return Run.find(work.store, work.layout, before.run_id)
     return None
 
 
-def _reference_plan(work: _Retrained, before: Run) -> Plan:
-    """The frozen images of an old learner's reference, with the new one's splits where its labels file is given."""
-    plan = _plan_of(work, before)
-    return relabelled(work.store, work.layout, work.config, plan, work.info.vocab) if work.config.labels else plan
-
-
-def _reference_like(work: _Retrained, before: Run) -> str:
+def _made(work: _Retrained, to_make: _ToMake) -> str:
     """Score the frozen images of an old learner's reference under the new one, and make that its reference."""
-    old_id, model_id = before.record.run_id, work.info.model_id
-    say(f"The learner {model_id} has no reference yet; the images of {old_id} become its reference first.")
-    if not work.config.labels:
+    model_id = work.info.model_id
+    say(f"For the new learner {model_id} the images of {to_make.before.record.run_id} become its reference first.")
+    if to_make.elsewhere is None:
         say(
             "Which images are held out is taken from that one. If the new learner was trained on some of them, nobody "
-            "can know: it would be too sure of them, and nights would look drifted. Give its labels file: --labels …"
+            "can know: it would be too sure of them, nights would look drifted, and no comparison recommends to "
+            "promote it. Give its labels file: --labels …"
         )
-    run = _begun(work, _reference_plan(work, before), before)
+    run = _begun(work, to_make.plan, to_make.before)
     finish_run(run, work.config)
-    register(work.store, work.layout, run)
+    register(work.store, work.layout, run, to_make.elsewhere)
     say(f"What a test against it can see says   drivetrain drift selftest --run {run.record.run_id}")
     return run.record.run_id
 
 
 def _judged(work: _Retrained, new: Run) -> dict[str, Any]:
     """The verdict on a night under the new learner; nothing for other plans, or where there is no reference."""
-    if new.record.kind != "night" or not find_reference(work.store, work.layout, new):
+    reference = find_reference(work.store, work.layout, new)
+    if new.record.kind != "night" or not reference:
         return {}
     done = latest_record(work.store, work.layout, new)
-    mine = done is not None and done[1]["run_id"] == new.record.run_id and done[1]["inputs"]["reference"]
-    if done and mine and not work.anew:
-        return result_of_record(new, *done)
+    if done and not work.anew:
+        inputs = done[1]["inputs"]
+        if (inputs["run_id"], inputs["reference"]) == (new.record.run_id, reference.run_id):
+            return result_of_record(new, *done)
     return judge_run(work.store, work.layout, new, work.config, anew=work.anew)
 
 

@@ -74,8 +74,7 @@ def score_images(config: Config) -> dict[str, Any]:
     if config.dry_run:
         return forecast_of([run], config)
     finish_run(run, config)
-    keep_table_current(store, layout, source)
-    return result_of(run)
+    return result_of(run) | {"notes": keep_table_current(store, layout, source)}
 
 
 def begin_run(

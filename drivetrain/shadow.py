@@ -56,11 +56,11 @@ def _beside(store: Store, layout: Layout, plan: Plan, champion: Run, config: Con
     say(f"Beside the champion: {info.model_id}{f' in the scope {scope}' if scope else ''}, {part.images:,} images.")
     run = begin_run(store, layout, part, info, config).newest()
     commit = finish_run(run, config)
-    if scope:
-        keep_table_current(store, layout, plan.source)
+    notes = keep_table_current(store, layout, plan.source) if scope else []
     about: dict[str, Any] = {"shadow": info.model_id, "shadow_run_id": run.record.run_id, "scope": scope}
     if commit.too_many_failed:
-        about["notes"] = [f"Beside the champion {commit.failed:,} of {commit.rows:,} images failed: {commit.reasons}."]
+        notes.append(f"Beside the champion {commit.failed:,} of {commit.rows:,} images failed: {commit.reasons}.")
+    about |= {"notes": notes} if notes else {}
     return about | _compared(store, layout, champion, run)
 
 

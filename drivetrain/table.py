@@ -105,15 +105,20 @@ def refresh_table(
     raise StoreError(f"The table {layout.table(source)} was changed by others {MOST_TRIES} times while this one wrote.")
 
 
-def keep_table_current(store: Store, layout: Layout, source: str) -> None:
-    """Refresh the source's table after something that readers should see. That it failed is said, and loses nothing."""
+def keep_table_current(store: Store, layout: Layout, source: str) -> list[str]:
+    """Refresh the source's table after something that readers should see. That it failed loses nothing.
+
+    It is said then, and returned as a note for the job's result.
+    """
     try:
         found = refresh_table(store, layout, source)
     except (DrivetrainError, OSError) as error:
-        say(f"Readers see the scores as they were: {error}\nThe next command mends it, or: drivetrain table")
-        return
+        note = f"Readers see the scores as they were: {error}\nThe next command mends it, or: drivetrain table"
+        say(note)
+        return [note]
     if found.get("rewritten"):
         say(f"Current scores of {source}: {found['rows']:,} images, version {found['version']} of {found['uri']}")
+    return []
 
 
 def show_table(config: Config) -> dict[str, Any]:

@@ -53,12 +53,15 @@ def scored(
     return run
 
 
-def reference(store: Store, layout: Layout, splits: Mapping[str, str], *, sha256: str, **about: Any) -> Run:
-    """A reference of a learner that says which images it was trained on."""
+def reference(
+    store: Store, layout: Layout, splits: Mapping[str, str], *, sha256: str, elsewhere: Sequence[str] | None = None,
+    **about: Any,
+) -> Run:  # fmt: skip
+    """A reference of a learner that says which images it was trained on. ``elsewhere``: others of them, by name."""
     said: dict[str, Said] = dict.fromkeys(splits, ("cat", 0.9))
-    about |= {"kind": "plan", "name": f"reference-{sha256[:4]}"}
+    about = {"kind": "plan", "name": f"reference-{sha256[:4]}"} | about
     run = scored(store, layout, said, sha256=sha256, splits=splits, **about)
-    register(store, layout, run)
+    register(store, layout, run, elsewhere)
     return run
 
 

@@ -94,6 +94,16 @@ def test_a_learner_that_nobody_knows_is_refused_with_those_that_there_are(layout
     assert said(layout) == []
 
 
+def test_a_table_that_could_not_be_written_is_a_note_for_programs(layout: Layout) -> None:
+    committed(begun(STORE, layout, frozen(STORE, layout, images(3)), sha256=HASHES["A"]))
+    STORE.replace(layout.table("shop"), b"a file where the table's folder would be")
+    flags = ["--root", layout.root, "--source", "shop", "--json"]
+    done = CliRunner().invoke(main, ["promote", IDS["A"], *flags])
+    assert done.exit_code == 0, done.output
+    (note,) = json.loads(done.stdout)["notes"]
+    assert "could not be written" in note and champion(layout) == "A"
+
+
 def test_a_mistyped_source_gets_no_champion(layout: Layout) -> None:
     with pytest.raises(SettingError, match=r"No source 'shpo'.*Known: shop"):
         promote(Config(root=layout.root, source="shpo"), IDS["A"])

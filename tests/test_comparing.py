@@ -85,6 +85,29 @@ def test_without_a_reference_of_the_new_learner_nobody_promotes(layout: Layout) 
     assert "no reference" in found.recommendation.sentence + " ".join(found.recommendation.reasons)
 
 
+def test_a_reference_of_held_out_images_alone_does_not_say_what_was_trained_on(layout: Layout) -> None:
+    old, new = two_runs(layout)
+    people_say(STORE, layout, {uri(each): "cat" for each in range(150)})
+    for sha256 in (OLD, NEW):
+        reference(STORE, layout, {f"{PREFIX}/held.jpg": "held_out"}, sha256=sha256)
+    found = published(layout, old, new)
+    assert (found.truth.known_training_old, found.truth.known_training_new) == (False, False)
+    assert found.recommendation.do == "look" and "drivetrain reference" in found.recommendation.next
+
+
+def test_images_that_were_named_as_trained_on_are_left_out_though_no_reference_holds_them(layout: Layout) -> None:
+    old, new = two_runs(layout)
+    people_say(STORE, layout, {uri(each): "cat" for each in range(150)})
+    referenced(layout)
+    compare_and_publish(STORE, layout, old, new)
+    names = [f"/home/ann/labelled/{each:05d}.jpg" for each in range(145)]
+    reference(STORE, layout, {f"{PREFIX}/held.jpg": "held_out"}, sha256=NEW, elsewhere=names, name="reference-late")
+    assert not up_to_date(STORE, layout, old, new)
+    found = published(layout, old, new)
+    assert (found.truth.trained_new, found.truth.labelled) == (145, 5) and found.truth.known_training_new
+    assert found.recommendation.do == "label more"
+
+
 def test_the_newest_label_of_people_counts(layout: Layout) -> None:
     old, new = two_runs(layout)
     people_say(STORE, layout, {uri(0): "dog", uri(1): "cat"}, when="2026-01-05")
@@ -182,6 +205,21 @@ def test_learners_stand_for_their_newest_runs_over_the_same_images(layout: Layou
         find_runs(STORE, layout, later.record.run_id, NEW[:12])
     with pytest.raises(SettingError, match="No run 'nobody'"):
         find_runs(STORE, layout, "nobody", new.record.run_id)
+
+
+def test_a_learner_does_not_stand_for_its_reference_whose_images_it_was_trained_on(layout: Layout) -> None:
+    """Both begun within a second, over the same images as an older learner's; "reference-" sorts after "2026-"."""
+    old, new = two_runs(layout)
+    marks = {uri(each): "trained" for each in range(20)}
+    references = [reference(STORE, layout, marks, sha256=each, name="reference-5a5a") for each in (OLD, NEW)]
+    assert references[0].record.manifest == references[1].record.manifest
+    before, now = find_runs(STORE, layout, OLD[:12], NEW[:12])
+    assert (before.record.run_id, now.record.run_id) == (old.record.run_id, new.record.run_id)
+    third = reference(STORE, layout, marks, sha256="9d" * 32, name="reference-5a5a")
+    with pytest.raises(SettingError, match="no two runs over the same images"):
+        find_runs(STORE, layout, OLD[:12], third.record.model_id)
+    named = find_runs(STORE, layout, references[0].record.run_id, references[1].record.run_id)
+    assert [run.record.run_id for run in named] == [run.record.run_id for run in references]
 
 
 def test_learners_of_different_tasks_are_refused(layout: Layout) -> None:

@@ -251,6 +251,21 @@ def test_the_night_gets_a_new_record_and_the_old_one_stays(night: Run, tmp_path:
     assert "of 5 that moved" in Path(f"{night.layout.site}/index.html").read_text()
 
 
+def test_labels_that_came_before_a_promotion_are_on_the_new_champions_record_too(night: Run, tmp_path: Path) -> None:
+    """The challenger was rescored, then people labelled, then it was promoted."""
+    name_next(STORE, night.layout, "shop", "champion", model_id=night.record.model_id, sha256="5a" * 32, reason="x")
+    sha256 = "7b" * 32
+    new = measured(night.layout, scored(night.layout, keys(40), sha256=sha256, model_id=sha256[:12]))
+    (found,) = brought(night, tmp_path, {image(key).uri: "cat" for key in keys(5)})["nights"]
+    assert found["run_id"] == night.record.run_id
+    name_next(STORE, night.layout, "shop", "champion", model_id=sha256[:12], sha256=sha256, reason="promoted")
+    (listed,) = [each for each in list_nights(config_of(night.layout)) if each.night == NIGHT]
+    assert f"/{new.record.model_id}/" in listed.report and len(listed.realised) == 1
+    files = sorted(Path(night.layout.root).rglob("*"))
+    brought(night, tmp_path, {image(key).uri: "cat" for key in keys(5)})
+    assert sorted(Path(night.layout.root).rglob("*")) == files
+
+
 def test_settings_and_notes_of_the_record_stay_and_no_chat_is_told(
     layout: Layout, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -497,6 +497,18 @@ def test_a_stale_night_that_was_rescored_is_done_and_shows_the_champions_verdict
     assert (table(layout)[plan.name].state, table(layout)[plan.name].verdict) == ("done", "drift")
 
 
+def test_a_learner_that_was_never_champion_does_not_speak_for_a_former_one(layout: Layout) -> None:
+    """It was tried on the night, judged later, and rejected; the third one has not scored it yet."""
+    plan = a_plan(layout, yesterday())
+    crowned(layout, SHA256)
+    run = scored(layout, plan, verdict="drift", made="2026-01-11T00:00:00+00:00")
+    scored(layout, plan, "7c" * 32, verdict="ok", made="2026-01-12T00:00:00+00:00")
+    crowned(layout, OTHER)
+    night = table(layout)[plan.name]
+    assert (night.state, night.verdict) == ("stale", "drift")
+    assert night.command.endswith(f"--run {run.record.run_id}")
+
+
 def test_a_champion_that_cannot_judge_does_not_hide_an_alarm(layout: Layout) -> None:
     plan = a_plan(layout, yesterday())
     scored(layout, plan, verdict="drift")

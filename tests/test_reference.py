@@ -8,7 +8,16 @@ from builders import PREFIX, image, listed
 
 from drivetrain.config import Config
 from drivetrain.errors import SettingError
-from drivetrain.reference import Label, Reference, _label_of, label_of_folders, match_labels, read_labels, scores_of
+from drivetrain.reference import (
+    Label,
+    Reference,
+    _marks,
+    label_of_folders,
+    match_labels,
+    perhaps_meant,
+    read_labels,
+    scores_of,
+)
 from drivetrain.schema import row_schema
 from drivetrain.store import Store
 
@@ -113,70 +122,100 @@ def test_a_labels_file_saved_by_excel_or_not_there_is_read_or_refused(tmp_path: 
     file = tmp_path / "labels.csv"
     config, images = Config(labels=str(file)), listed([image("1.jpg")])
     with pytest.raises(SettingError, match=r"labels\.csv can't be read"):
-        _label_of(Store(), config, PREFIX, images, VOCAB)
+        _marks(Store(), config, PREFIX, images, VOCAB)
     file.write_bytes("fname,label,is_valid\r\n1.jpg,cat,FALSE\r\n".encode("utf-8-sig"))
-    assert _label_of(Store(), config, PREFIX, images, VOCAB)(f"{PREFIX}/1.jpg") == CAT
+    assert _marks(Store(), config, PREFIX, images, VOCAB).of(f"{PREFIX}/1.jpg") == CAT
 
 
 # --- matching ---
 
 
+def matched(labels: dict[str, Label], uris: list[str], where: str) -> dict[str, Label | None]:
+    marks = match_labels(labels, uris, where)
+    return {uri: marks.of(uri) for uri in uris}
+
+
 def test_an_exact_uri_wins_over_any_end_of_a_path() -> None:
     uri = "s3://b/deep/down/in/x/1.jpg"
     labels = {uri: CAT, "s3://other/deep/down/in/x/1.jpg": DOG}
-    assert match_labels(labels, [uri], "w") == {uri: CAT}
+    assert matched(labels, [uri], "w") == {uri: CAT}
 
 
 def test_names_of_the_training_machine_are_matched_by_the_ends_of_their_paths() -> None:
     labels = {"/home/ann/data/train/cat/1.jpg": CAT, "/home/ann/data/valid/dog/1.jpg": DOG}
     uris = ["s3://b/set/train/cat/1.jpg", "s3://b/set/valid/dog/1.jpg"]
-    assert match_labels(labels, uris, "w") == dict(zip(uris, (CAT, DOG), strict=True))
+    assert matched(labels, uris, "w") == dict(zip(uris, (CAT, DOG), strict=True))
 
 
 def test_names_from_windows_are_matched_too() -> None:
     labels = {"C:\\Users\\ann\\train\\cat\\1.jpg": CAT, "C:\\Users\\ann\\valid\\dog\\1.jpg": DOG}
     uris = ["/data/train/cat/1.jpg", "/data/valid/dog/1.jpg"]
-    assert match_labels(labels, uris, "w") == dict(zip(uris, (CAT, DOG), strict=True))
+    assert matched(labels, uris, "w") == dict(zip(uris, (CAT, DOG), strict=True))
 
 
 def test_the_longest_end_decides_where_short_ends_are_shared() -> None:
     labels = {"a/cat/1.jpg": CAT, "b/cat/1.jpg": DOG}
-    found = match_labels(labels, ["/x/a/cat/1.jpg", "/x/b/cat/1.jpg"], "w")
+    found = matched(labels, ["/x/a/cat/1.jpg", "/x/b/cat/1.jpg"], "w")
     assert found == {"/x/a/cat/1.jpg": CAT, "/x/b/cat/1.jpg": DOG}
 
 
 def test_a_basename_alone_is_enough_where_only_one_fname_has_it() -> None:
-    assert match_labels({"cat/1.jpg": CAT}, ["s3://b/flat/1.jpg"], "w") == {"s3://b/flat/1.jpg": CAT}
+    assert matched({"cat/1.jpg": CAT}, ["s3://b/flat/1.jpg"], "w") == {"s3://b/flat/1.jpg": CAT}
 
 
 def test_an_end_that_two_fnames_share_says_nothing() -> None:
     labels = {"cat/1.jpg": CAT, "dog/1.jpg": DOG, "dog/2.jpg": DOG}
-    found = match_labels(labels, ["/flat/1.jpg", "/flat/2.jpg"], "w")
+    found = matched(labels, ["/flat/1.jpg", "/flat/2.jpg"], "w")
     assert found == {"/flat/1.jpg": UNKNOWN, "/flat/2.jpg": DOG}
 
 
 def test_an_fname_labels_no_second_image_that_only_shares_its_basename() -> None:
     # Numbered files in class folders: dog/1.jpg is missing in the file, and is no cat.
-    found = match_labels({"cat/1.jpg": CAT}, ["/x/cat/1.jpg", "/x/dog/1.jpg"], "w")
+    found = matched({"cat/1.jpg": CAT}, ["/x/cat/1.jpg", "/x/dog/1.jpg"], "w")
     assert found == {"/x/cat/1.jpg": CAT, "/x/dog/1.jpg": UNKNOWN}
 
 
 def test_images_that_no_fname_fits_are_unknown_and_counted_aloud(capsys: pytest.CaptureFixture[str]) -> None:
     uris = [f"/x/{i}.jpg" for i in range(3)]
-    assert match_labels({"1.jpg": CAT}, uris, "labels.csv") == {uris[0]: UNKNOWN, uris[1]: CAT, uris[2]: UNKNOWN}
+    assert matched({"1.jpg": CAT}, uris, "labels.csv") == {uris[0]: UNKNOWN, uris[1]: CAT, uris[2]: UNKNOWN}
     assert "2 of 3 images are not in labels.csv; they are marked unknown" in capsys.readouterr().err
 
 
 def test_a_full_match_says_nothing(capsys: pytest.CaptureFixture[str]) -> None:
-    match_labels({"1.jpg": CAT}, ["/x/1.jpg"], "labels.csv")
+    matched({"1.jpg": CAT}, ["/x/1.jpg"], "labels.csv")
     assert capsys.readouterr().err == ""
 
 
 @pytest.mark.parametrize(("labels", "example"), [({"a.png": CAT}, "'a.png'"), ({}, "(no line)")])
 def test_a_file_that_fits_no_image_is_refused_with_an_example_of_both(labels: dict[str, Label], example: str) -> None:
     with pytest.raises(SettingError) as caught:
-        match_labels(labels, ["s3://b/1.jpg"], "labels.csv")
+        matched(labels, ["s3://b/1.jpg"], "labels.csv")
     assert all(word in str(caught.value) for word in ("labels.csv", example, "'s3://b/1.jpg'"))
+
+
+def test_lines_marked_trained_that_fit_no_image_are_kept_apart_and_said(capsys: pytest.CaptureFixture[str]) -> None:
+    labels = {"train/1.jpg": CAT, "night/7.jpg": CAT, "night/8.jpg": DOG}
+    assert match_labels(labels, ["/x/train/1.jpg"], "labels.csv").elsewhere == ("night/7.jpg",)
+    assert "1 lines of labels.csv are marked as trained on and fit no image here, e.g. 'night/7.jpg'" in (
+        capsys.readouterr().err
+    )
+
+
+@pytest.mark.parametrize(
+    ("names", "meant"),
+    [
+        (["s3://b/in/a/1.jpg"], ["s3://b/in/a/1.jpg"]),
+        (["s3://other/in/a/1.jpg"], []),
+        (["/home/ann/a/1.jpg"], ["s3://b/in/a/1.jpg"]),
+        (["C:\\ann\\b\\1.jpg"], ["s3://b/in/b/1.jpg"]),
+        (["1.jpg"], ["s3://b/in/a/1.jpg", "s3://b/in/b/1.jpg"]),
+        (["c/1.jpg", "2.jpg"], ["s3://b/in/a/1.jpg", "s3://b/in/b/1.jpg", "s3://b/in/b/2.jpg"]),
+        (["3.jpg"], []),
+    ],
+)
+def test_a_name_may_mean_every_image_that_shares_its_longest_end(names: list[str], meant: list[str]) -> None:
+    uris = ["s3://b/in/a/1.jpg", "s3://b/in/b/1.jpg", "s3://b/in/b/2.jpg"]
+    assert perhaps_meant(names, uris) == meant
 
 
 # --- rows as arrays ---

@@ -15,12 +15,24 @@ import numpy as np
 import pyarrow as pa
 import pytest
 from click.testing import CliRunner
+from deltalake import DeltaTable
 
-from drivetrain import Config, build_reference, inspect_learner, rescore_run, rescore_runs, run_night
+from drivetrain import (
+    Config,
+    build_reference,
+    compare_runs,
+    inspect_learner,
+    rescore_run,
+    rescore_runs,
+    run_night,
+    score_images,
+)
+from drivetrain.aliases import name_next
 from drivetrain.cli import main
 from drivetrain.errors import SettingError
-from drivetrain.nights import records
-from drivetrain.reference import find_reference
+from drivetrain.labels import keep_labels
+from drivetrain.nights import latest_record, records
+from drivetrain.reference import Reference, find_reference
 from drivetrain.root import open_root
 from drivetrain.run import Run
 from drivetrain.schema import matrix
@@ -145,6 +157,20 @@ def test_a_new_head_gives_what_the_images_give_and_reads_none(world: World) -> N
     assert {path: after[path] for path in before} == before, "nothing of the old learner is touched"
 
 
+def test_a_night_that_the_new_champion_scored_by_its_head_is_done_and_reads_no_image(world: World) -> None:
+    only, store, layout = f"{NIGHTS[1]}..{NIGHTS[1]}", *open_root(world.config())
+    night = rescore_runs(world.config(nights=only))["nights"][0]["run_id"]
+    sha256 = world.head.sha256
+    name_next(store, layout, "digits", "champion", model_id=sha256[:12], sha256=sha256, reason="promoted")
+    runs = store.names(layout.runs)
+    with world.without_images():
+        # A night that is planned lists nothing.
+        again = run_night(world.config("head", night=NIGHTS[1]))
+    assert again["run_id"] == night and (again["failed"], store.names(layout.runs)) == (0, runs)
+    other = run_night(world.config("head", night=NIGHTS[1], embedding="none"))
+    assert other["run_id"] != night, "other settings, other values"
+
+
 def test_a_failed_image_stays_failed_with_its_reason_until_failed_is_asked_for(world: World) -> None:
     first = rescore_runs(world.config(all=True))
     row = next(row for row in world.rows(first["nights"][0]["run_id"]).to_pylist() if row["status"] == "failed")
@@ -220,6 +246,20 @@ def test_what_ends_half_way_goes_on_from_there(world: World, capsys: pytest.Capt
     assert {name: (begun / "parts" / name).stat().st_mtime_ns for name in there} == there
     uris = world.rows(begun.name)["uri"].to_pylist()
     assert len(uris) == len(set(uris)) == 201
+
+
+def test_readers_get_the_nights_before_the_one_that_failed(world: World) -> None:
+    """The new learner is champion already, and rescores what the old one did."""
+    config = world.config(all=True)
+    model_id = world.head.sha256[:12]
+    store, layout = open_root(config)
+    name_next(store, layout, "digits", "champion", model_id=model_id, sha256=world.head.sha256, reason="promoted")
+    Path(world.old_runs()[1].paths.part(0)).rename(world.root / "away")
+    with pytest.raises(OSError):
+        rescore_runs(config)
+    rows = DeltaTable(layout.table("digits")).to_pyarrow_table(columns=["night", "model_id"]).to_pylist()
+    assert {row["model_id"] for row in rows if row["night"] == NIGHTS[0]} == {model_id}
+    assert {row["model_id"] for row in rows if row["night"] == NIGHTS[1]} == {world.old.sha256[:12]}
 
 
 def test_the_same_command_again_does_nothing_and_says_the_same(world: World) -> None:
@@ -392,6 +432,82 @@ def test_a_reference_with_the_new_learners_labels_has_its_splits(with_reference:
     )
 
 
+@pytest.fixture
+def trained_on(with_reference: World, tmp_path: Path) -> World:
+    """The same where the old learner's reference says what it was trained on."""
+    shutil.copytree(with_reference.root, tmp_path / "root")
+    world = World(with_reference.folder, tmp_path / "root", *(
+        getattr(with_reference, name) for name in ("old", "head", "norms")
+    ))  # fmt: skip
+    paths = sorted((world.folder / "reference").rglob("*.png"))
+    lines = [f"{path},{path.parent.name},{place % 6 > 0}\n" for place, path in enumerate(paths)]
+    (tmp_path / "old.csv").write_text("fname,label,is_valid\n" + "".join(lines))
+    build_reference(world.config("old", images=f"{world.folder}/reference", labels=str(tmp_path / "old.csv")))
+    return world
+
+
+def test_a_learner_trained_on_the_labelled_night_is_not_promoted_by_its_answers_there(
+    trained_on: World, tmp_path: Path
+) -> None:
+    """As README goes round the loop: the labels of the night are what it was trained on."""
+    world, only = trained_on, f"{NIGHTS[0]}..{NIGHTS[0]}"
+    old = world.old_runs()[0].record.run_id
+    new = rescore_runs(world.config(nights=only))["nights"][0]["run_id"]
+    says = {row["uri"]: row["label"] for row in world.rows(new).to_pylist() if row["label"]}
+    keep_labels(*open_root(world.config()), "digits", says)
+    found = compare_runs(world.config(), old, new)
+    assert found["truth"]["new"] == 1 and found["truth"]["p_value"] < 0.05, "it looks as if it were better"
+    assert found["recommendation"]["do"] == "look" and not found["truth"]["known_training_new"]
+    assert found["truth"]["known_training_old"]
+    night = "".join(f"/home/ann/labelled/{Path(uri).name},{label},False\n" for uri, label in says.items())
+    (tmp_path / "new.csv").write_text((tmp_path / "old.csv").read_text() + night)
+    told = rescore_runs(world.config(nights=only, labels=str(tmp_path / "new.csv")))
+    assert told["nights"][0]["run_id"] == new
+    found = compare_runs(world.config(), old, new)
+    assert (found["truth"]["labelled"], found["truth"]["trained_new"]) == (0, 200)
+    assert found["recommendation"]["do"] != "promote" and found["truth"]["known_training_new"]
+
+
+def test_labels_given_later_make_the_reference_anew_and_the_old_learners_own_do_not(
+    trained_on: World, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    world, only = trained_on, f"{NIGHTS[1]}..{NIGHTS[1]}"
+    store, layout = open_root(world.config())
+
+    def rescored(file: str | None) -> Reference:
+        result = rescore_runs(world.config(nights=only, labels=str(tmp_path / file) if file else None))
+        run = world.run(result["nights"][0]["run_id"])
+        found, done = find_reference(store, layout, run), latest_record(store, layout, run)
+        assert found and done and done[1]["inputs"]["reference"] == found.run_id == result["reference"]
+        return found
+
+    copied = rescored(None)
+    assert copied.splits == {"trained": 50, "held_out": 250}
+    assert rescored("old.csv") == copied and "may be the old one's file" in capsys.readouterr().err
+    head, *lines = (tmp_path / "old.csv").read_text().splitlines()
+    lines[:30] = [line.replace("True", "False") for line in lines[:30]]
+    (tmp_path / "new.csv").write_text("\n".join([head, *lines]))
+    told = rescored("new.csv")
+    assert told.splits == {"trained": 75, "held_out": 225}
+    files = world.files()
+    assert rescored("new.csv") == rescored(None) == rescored("old.csv") == told
+    assert world.files() == files
+
+
+def test_what_score_scored_is_part_of_all_of_a_source_and_gets_the_reference_first(
+    trained_on: World, tmp_path: Path
+) -> None:
+    world = trained_on
+    scored = score_images(world.config("old", images=f"{world.folder}/in/{NIGHTS[1]}", name="Backfill"))["run_id"]
+    one = rescore_run(world.config(run=scored))
+    reference = find_reference(*open_root(world.config()), world.run(one["run_id"]))
+    assert reference and reference.splits == {"trained": 50, "held_out": 250}
+    every = rescore_runs(world.config(all=True))
+    assert nights_of(every, "kind") == ["night"] * 3 + ["plan"] and nights_of(every, "night")[3] == "Backfill"
+    assert every["nights"][3]["run_id"] == one["run_id"] and every["nights"][3]["made"] == "known"
+    assert "Backfill" not in nights_of(rescore_runs(world.config(nights=f"{NIGHTS[0]}..2026-12-31")), "night")
+
+
 # --- the command ---
 
 
@@ -401,7 +517,7 @@ def test_the_command_prints_one_json_object(world: World) -> None:
     assert done.exit_code == 0, done.output
     found = json.loads(done.stdout.splitlines()[-1])
     assert set(found["nights"][0]) == {
-        "night", "run_id", "agreement", "flips", "comparison", "verdict", "made", "failed", "seconds"
+        "night", "kind", "run_id", "agreement", "flips", "comparison", "verdict", "made", "failed", "seconds"
     }  # fmt: skip
     failed = CliRunner().invoke(main, ["rescore", *flags, "--all", "--max-failed", "0", "--json"])
     assert failed.exit_code == 3 and json.loads(failed.stdout)["too_many_failed"]

@@ -138,6 +138,22 @@ def test_a_promotion_and_a_rollback_each_switch_all_nights_in_one_version(world:
     assert world.version() == first + 2
 
 
+def test_a_learner_that_was_never_champion_has_no_rows_where_a_former_champion_has(world: World) -> None:
+    """It was rescored, or ran as a shadow, and was rejected; then a third one is promoted."""
+    plan = world.plan("2026-01-02", range(10))
+    was, rejected = world.run(plan), world.run(plan, WIDE)
+    promote(world, OLD)
+    refresh(world)
+    assert world.rows() == truth(was)
+    promote(world, NEW)
+    assert refresh(world) == [] and world.rows() == truth(was)
+    # Where no champion ever scored, what there is counts.
+    alone = world.night("2026-01-03", range(10, 12), WIDE)
+    now = world.run(plan, NEW)
+    refresh(world)
+    assert world.rows() == truth(now, alone) and rejected.committed()
+
+
 def test_in_its_scope_a_challenger_takes_the_place_of_the_champion_until_it_is_withdrawn(world: World) -> None:
     nights = [world.night("2026-01-02", range(10))]
     refresh(world)
@@ -170,10 +186,11 @@ def test_a_scope_of_another_learner_than_the_challenger_counts_for_nothing(world
 
 @pytest.mark.parametrize("seed", range(4))
 def test_whatever_happens_in_whatever_order_the_table_is_what_a_dictionary_would_be(world: World, seed: int) -> None:
-    """Nights and plans that overlap at random, two learners, promotions, scopes, compactions, small files."""
+    """Nights and plans that overlap at random, three learners, promotions, scopes, compactions, small files."""
     chance = random.Random(seed)
     plans, runs, scopes = {}, {}, {}
-    champion, challenger = None, None
+    champions: list[str] = []
+    challenger = None
     for step in range(14):
         if step < 4 or chance.random() < 0.3:
             start = chance.randrange(60)
@@ -182,12 +199,12 @@ def test_whatever_happens_in_whatever_order_the_table_is_what_a_dictionary_would
             if (kind, name) not in plans:
                 plans[kind, name] = world.plan(name, range(start, start + chance.randrange(25)), kind)
         key = chance.choice(sorted(plans))
-        sha256 = chance.choice([OLD, NEW])
+        sha256 = chance.choice([OLD, NEW, WIDE])
         if sha256 not in runs.setdefault(key, {}) and plans[key].images:
             runs[key][sha256] = world.run(plans[key], sha256)
         if chance.random() < 0.3:
-            champion = chance.choice([OLD, NEW])
-            promote(world, champion)
+            champions.append(chance.choice([OLD, NEW, WIDE]))
+            promote(world, champions[-1])
         if chance.random() < 0.3:
             challenger = chance.choice([OLD, NEW, None])
             promote(world, challenger, "challenger", scope=challenger and ".*")
@@ -204,8 +221,9 @@ def test_whatever_happens_in_whatever_order_the_table_is_what_a_dictionary_would
             if not by_learner:
                 continue
             order = (plans[plan_key].created, "/".join(plan_key))
-            layers.append((order, 0, by_learner.get(champion) or list(by_learner.values())[-1]))
-            over = scopes.get(plan_key[1]) if challenger == NEW else None
+            of_champions = [by_learner[each] for each in champions if each in by_learner]
+            layers.append((order, 0, (of_champions or list(by_learner.values()))[-1]))
+            over = scopes.get(plan_key[1]) if challenger == NEW and champions[-1:] != [NEW] else None
             if over and (plan_key[0] == "night" or ("night", plan_key[1]) not in plans):
                 layers.append((order, 1, over))
         assert world.rows() == truth(*(run for _, _, run in sorted(layers, key=lambda layer: layer[:2]))), step
@@ -434,11 +452,10 @@ def test_a_table_that_can_not_be_written_is_told_and_mended_by_the_next(
 ) -> None:
     run = world.night("2026-01-02", range(3))
     world.store.replace(world.uri, b"a file where the table's folder would be")
-    keep_table_current(world.store, world.layout, "shop")
-    said = capsys.readouterr().err
-    assert "could not be written" in said and "drivetrain table" in said
+    (note,) = keep_table_current(world.store, world.layout, "shop")
+    assert "could not be written" in note and "drivetrain table" in note and note in capsys.readouterr().err
     os.unlink(world.uri)
-    keep_table_current(world.store, world.layout, "shop")
+    assert keep_table_current(world.store, world.layout, "shop") == []
     assert world.rows() == truth(run) and "3 images" in capsys.readouterr().err
     keep_table_current(world.store, world.layout, "shop")
     assert capsys.readouterr().err == ""
