@@ -18,12 +18,13 @@ from drivetrain.doctor import check_first
 from drivetrain.errors import DrivetrainError, SettingError
 from drivetrain.judge import alert_again, judge_run, result_of_record
 from drivetrain.layout import Layout, view_of
+from drivetrain.manifest import Plan
 from drivetrain.nights import Night, accepted_values, alpha_of, latest_record, nights_table, plan_night
 from drivetrain.reference import build_reference, find_reference
 from drivetrain.root import from_json, open_root, to_json
 from drivetrain.run import Run
 from drivetrain.score import begin_run, check_groups, finish_run, forecast_of, run_to_score
-from drivetrain.shadow import score_beside
+from drivetrain.shadow import begin_beside, score_beside
 from drivetrain.store import Store
 from drivetrain.table import keep_table_current
 
@@ -38,25 +39,57 @@ def run_night(config: Config) -> dict[str, Any]:
     result, with ``verdict`` and ``report``; with a challenger or a ``shadow`` also ``shadow_run_id``, ``comparison``
     and ``agreement``. The same config again resumes, or says that the night is done and returns the same. With
     ``catch_up`` all nights up to this one that did not run or did not end, oldest first, as ``caught_up``. With
-    ``dry_run`` it returns a forecast of the scoring and writes nothing.
+    ``dry_run`` it returns a forecast of the scoring, of all these nights and
+    beside the champion too, and writes nothing.
     """
     config.need("root", "images")
+    if config.dry_run:
+        return _foretold(config)
     return catch_up(config) if config.catch_up else _one_night(config)
 
 
 def _one_night(config: Config) -> dict[str, Any]:
-    # Whose learner it is that must be there, the root says.
-    check_first(config.model_copy(update={"learner": None}))
-    store, layout = open_root(config, dry_runs=True)
-    info = admit_champion(store, layout, config)
-    plan = plan_night(store, layout, config)
-    check_groups(store, layout, plan, config)
-    run = run_to_score(begin_run(store, layout, plan, info, config), config)
-    if config.dry_run:
-        return forecast_of([run], config)
+    _check(config)
+    store, layout = open_root(config)
+    plan, run = _begun(store, layout, config)
     result = _judged_night(store, layout, run, config)
     beside = score_beside(store, layout, plan, run, config)
     return result | beside | {"notes": [*result["notes"], *beside.get("notes", ())]}
+
+
+def _check(config: Config) -> None:
+    # Whose learner it is that must be there, the root says.
+    check_first(config.model_copy(update={"learner": None}))
+
+
+def _begun(store: Store, layout: Layout, config: Config) -> tuple[Plan, Run]:
+    """A night's plan, and the champion's run of it."""
+    info = admit_champion(store, layout, config)
+    plan = plan_night(store, layout, config)
+    check_groups(store, layout, plan, config)
+    return plan, run_to_score(begin_run(store, layout, plan, info, config), config)
+
+
+def _foretold(config: Config) -> dict[str, Any]:
+    """What the scoring of a night, or of all that are to be caught up, would take.
+
+    They are begun in one overlay, so that each sees what the nights before it would have taken.
+    """
+    _check(config)
+    store, layout = open_root(config, dry_runs=True)
+    nights = _wanted(store, layout, config) if config.catch_up else [config.the_night().isoformat()]
+    runs: list[Run] = []
+    beside: list[Run] = []
+    notes: list[str] = []
+    for night in nights:
+        one = config.model_copy(update={"night": date.fromisoformat(night)})
+        plan, run = _begun(store, layout, one)
+        second, wrong = begin_beside(store, layout, plan, run, one)
+        runs.append(run)
+        beside += [second] if second else []
+        notes += wrong
+    about = {"nights_to_do": nights} if config.catch_up else {}
+    return forecast_of(runs, config, beside=beside) | about | {"notes": list(dict.fromkeys(notes))}
 
 
 def _judged_night(store: Store, layout: Layout, run: Run, config: Config) -> dict[str, Any]:
@@ -81,9 +114,8 @@ def catch_up(config: Config) -> dict[str, Any]:
     what ends a night, with what to type: those before it are done.
     """
     store, layout = open_root(config)
-    wanted = _to_fill(nights_table(store, layout, config.the_source()), config.the_night())
+    wanted = _wanted(store, layout, config)
     if not wanted:
-        say(f"No night of {config.the_source()} up to {config.the_night()} is left to be done.")
         return {"source": config.the_source(), "caught_up": []}
     done: list[dict[str, Any]] = []
     with cluster.connected(config.ray_address, config.actors):
@@ -99,6 +131,14 @@ def catch_up(config: Config) -> dict[str, Any]:
                 raise
             done.append({"night": night} | result)
     return {"source": config.the_source(), "caught_up": done}
+
+
+def _wanted(store: Store, layout: Layout, config: Config) -> list[str]:
+    """The nights of the config's source up to its night that are to be done; says so if there is none."""
+    wanted = _to_fill(nights_table(store, layout, config.the_source()), config.the_night())
+    if not wanted:
+        say(f"No night of {config.the_source()} up to {config.the_night()} is left to be done.")
+    return wanted
 
 
 def _to_fill(nights: Sequence[Night], last: date) -> list[str]:

@@ -168,12 +168,11 @@ def test_late_images_are_held_against_nights_of_other_prefixes(nights: tuple[Sto
 def test_time_goes_by_rounds_of_shards_over_the_actors(nights: tuple[Store, Layout]) -> None:
     store, layout = nights
     run = begun(store, layout, frozen(store, layout, images(1)))
-    pace = Pace(probed=64, actors=4, rate=40.0, start=7.0)
+    pace = Pace(probed=64, actors=4, rate=40.0, connect=5.0, start=2.0)
     assert _seconds([Left(run, tuple(range(8)), 800)], pace) == 7 + 20
     assert _seconds([Left(run, tuple(range(9)), 900)], pace) == 7 + 30, "the ninth shard has an actor to itself"
-    assert _seconds([Left(run, tuple(range(4)), 400)] * 2, pace) == 7 + 20, "several runs, one after the other"
-    assert _seconds([Left(run, (), 0)], pace) == 7.0
-    assert _seconds([], None) == 0.0
+    assert _seconds([Left(run, tuple(range(4)), 400)] * 2, pace) == 7 + 2 + 20, "several runs, one after the other"
+    assert _seconds([Left(run, (), 0)], pace) == 5.0
 
 
 @pytest.mark.thorough
