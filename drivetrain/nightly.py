@@ -10,6 +10,7 @@ from datetime import UTC, date, datetime
 from typing import Any
 
 from drivetrain import cluster
+from drivetrain.alerts import Teller, hold, tell
 from drivetrain.bundle import open_bundle, plant_and_test
 from drivetrain.champion import admit_champion
 from drivetrain.config import Config
@@ -48,11 +49,11 @@ def run_night(config: Config) -> dict[str, Any]:
     return catch_up(config) if config.catch_up else _one_night(config)
 
 
-def _one_night(config: Config) -> dict[str, Any]:
+def _one_night(config: Config, alert: Teller = tell) -> dict[str, Any]:
     _check(config)
     store, layout = open_root(config)
     plan, run = _begun(store, layout, config)
-    result = _judged_night(store, layout, run, config)
+    result = _judged_night(store, layout, run, config, alert)
     beside = score_beside(store, layout, plan, run, config)
     return result | beside | {"notes": [*result["notes"], *beside.get("notes", ())]}
 
@@ -92,7 +93,7 @@ def _foretold(config: Config) -> dict[str, Any]:
     return forecast_of(runs, config, beside=beside) | about | {"notes": list(dict.fromkeys(notes))}
 
 
-def _judged_night(store: Store, layout: Layout, run: Run, config: Config) -> dict[str, Any]:
+def _judged_night(store: Store, layout: Layout, run: Run, config: Config, alert: Teller) -> dict[str, Any]:
     done = latest_record(store, layout, run)
     # A night judged before there was a reference is judged again once there is one.
     judged = done is not None and (done[1]["inputs"]["reference"] or not find_reference(store, layout, run))
@@ -104,14 +105,15 @@ def _judged_night(store: Store, layout: Layout, run: Run, config: Config) -> dic
     finish_run(run, config)
     # Before the verdict: what readers see hangs on the commit alone.
     keep_table_current(store, layout, run.record.source)
-    return judge_run(store, layout, run, config, alert=True)
+    return judge_run(store, layout, run, config, alert=alert)
 
 
 def catch_up(config: Config) -> dict[str, Any]:
     """Fill the nights of a source up to the config's that did not run or did not end, oldest first.
 
-    Each is a night like any other, with its own date. Returns them as ``caught_up``, each with its ``night``. Raises
-    what ends a night, with what to type: those before it are done.
+    Each is a night like any other, with its own date, but the chat hears of them in one message, that of the last one.
+    Returns them as ``caught_up``, each with its ``night``. Raises what ends a night, with what to type: those before it
+    are done.
     """
     store, layout = open_root(config)
     wanted = _wanted(store, layout, config)
@@ -122,15 +124,24 @@ def catch_up(config: Config) -> dict[str, Any]:
         for night in wanted:
             say(f"Night {night}, {len(done) + 1} of {len(wanted)}.")
             try:
-                result = _one_night(config.model_copy(update={"night": date.fromisoformat(night)}))
+                one = config.model_copy(update={"night": date.fromisoformat(night)})
+                result = _one_night(one, tell if night == wanted[-1] else hold)
             except (DrivetrainError, OSError):
                 say(
                     f"Night {night} could not be done; {len(done)} of {len(wanted)} are. When that is mended, the same "
                     "command goes on: drivetrain nightly --catch-up"
                 )
+                if done:
+                    _tell_held(store, layout, done[-1]["run_id"], config)
                 raise
             done.append({"night": night} | result)
     return {"source": config.the_source(), "caught_up": done}
+
+
+def _tell_held(store: Store, layout: Layout, run_id: str, config: Config) -> None:
+    """Tell what the nights that were done had to say, since the one that was to tell it could not be done."""
+    if record := latest_record(store, layout, Run.find(store, layout, run_id)):
+        alert_again(store, layout, *record, config)
 
 
 def _wanted(store: Store, layout: Layout, config: Config) -> list[str]:
