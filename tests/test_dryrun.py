@@ -109,6 +109,26 @@ def test_failed_images_that_would_be_scored_again_are_counted(config: Config, tm
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("make", [learners.multi_label_learner, learners.regression_learner])
+def test_learners_that_predict_no_single_class(make: Any, tmp_path: Path) -> None:
+    """Scored, and under another such learner scored again: the runs foretold are those that come."""
+    paths = learners.write_digits(tmp_path / "train", 0, 80, by_label=True)
+    first, second = (learners.exported(make(paths), tmp_path / f"{name}.pkl") for name in ("first", "second"))
+    root = tmp_path / "root"
+    config = Config(
+        root=str(root), learner=first.path, images=str(tmp_path / "train"), source="digits", name="all", actors=0
+    )
+    found = score_images(dry(config))
+    assert not root.exists() and (found["images_to_score"], found["probed"]) == (80, 48)
+    done = score_images(config)
+    assert (done["failed"], [done["run_id"]]) == (0, found["runs"])
+    before, again = tree(root), config.model_copy(update={"learner": second.path, "run": done["run_id"]})
+    found = rescore_run(dry(again))
+    assert tree(root) == before and found["images_to_score"] == 80
+    assert [rescore_run(again)["run_id"]] == found["runs"]
+
+
+@pytest.mark.slow
 def test_the_command_prints_it_and_json_has_the_same_numbers(config: Config, tmp_path: Path) -> None:
     flags = ["score", "--dry-run", "--price-per-hour", "3600", "--actors", "0", "--source", "digits", "--name", "first"]
     for key in ("root", "learner", "images"):
