@@ -2,8 +2,8 @@
 
 Knows the numbered records of a source's alerts. Does not know when something is worth saying (`calm`), how it is
 worded (`message`) or sent (`notify`). A record is created before its message is posted, so that of two commands one
-posts; what the chat answered is a record beside it. A message that was not taken, or whose command died over it, is
-told by the next one. No night fails on any of this: what went wrong comes back as a note.
+posts; what the chat answered is a record beside it. A message that was not taken, that was held, or whose command died
+over it, is told by the next one. No night fails on any of this: what went wrong comes back as a note.
 """
 
 import base64
@@ -32,6 +32,7 @@ from drivetrain.store import Store
 AT_WORK = timedelta(minutes=10)
 # Nights that are told at the same moment take turns.
 MOST_TRIES = 20
+HELD = "Held: a later night of the same catch-up tells it."
 
 
 @dataclass(frozen=True)
@@ -65,9 +66,12 @@ class Judgement:
         return alerts_of(self.store, self.layout, self.source)
 
 
+Teller = Callable[[Judgement], tuple[str, ...]]
+
+
 def tell(judgement: Judgement) -> tuple[str, ...]:
     """Tell the chat of a night what it does not know yet; returns notes on what went wrong."""
-    if not judgement.config.the_webhook() or judgement.closed["kind"] != "night":
+    if not _to_tell(judgement):
         return ()
     try:
         claimed = _claim(judgement)
@@ -77,6 +81,24 @@ def tell(judgement: Judgement) -> tuple[str, ...]:
     except (DrivetrainError, OSError) as error:
         return (without_secrets(f"The chat was not told: {error}"),)
     return (answer.note,) if answer.note else ()
+
+
+def hold(judgement: Judgement) -> tuple[str, ...]:
+    """Leave what there is to say of a night to the next message, so that a catch-up is one message; returns notes.
+
+    Where all nights are to be told, it is told at once.
+    """
+    if judgement.config.notify == "all":
+        return tell(judgement)
+    if not _to_tell(judgement):
+        return ()
+    try:
+        claimed = _claim(judgement)
+        if claimed and claimed[1].kind != "silent":
+            _answered(judgement, claimed[0], Answer(taken=False, note=HELD))
+    except (DrivetrainError, OSError) as error:
+        return (without_secrets(f"The chat was not told: {error}"),)
+    return ()
 
 
 def tell_again(judgement: Judgement) -> tuple[str, ...]:
@@ -145,6 +167,10 @@ def _alert(number: int, found: Mapping[str, Any], answer: Mapping[str, Any] | No
     return Alert(number=number, kind=found["say"], posted=posted, **about)
 
 
+def _to_tell(judgement: Judgement) -> bool:
+    return bool(judgement.config.the_webhook()) and judgement.closed["kind"] == "night"
+
+
 def _claim(judgement: Judgement) -> tuple[int, Saying] | None:
     """The number under which this command, and no other, posts, with what to say; None where nothing is new."""
     closed = judgement.closed
@@ -180,9 +206,13 @@ def _created(judgement: Judgement, saying: Saying, number: int) -> bool:
 def _post(judgement: Judgement, number: int, saying: Saying) -> Answer:
     """Post what a record announces, and record what the chat answered."""
     answer = _sent(judgement, saying)
+    _answered(judgement, number, answer)
+    return answer
+
+
+def _answered(judgement: Judgement, number: int, answer: Answer) -> None:
     said = {"taken": answer.taken, "note": answer.note, "made": _now()}
     judgement.store.create(judgement.layout.answer(judgement.source, number), to_json(said))
-    return answer
 
 
 def _sent(judgement: Judgement, saying: Saying) -> Answer:

@@ -20,8 +20,10 @@ nothing: only an ok night does.
 
 A night that was told before: with the same verdict nothing, and unknown never replaces a verdict. One that is less
 grave than what was told is corrected, quiet; one that is graver follows the table. A night older than the newest one
-changes only what N counts; its drift is told, late and quiet, where the chat knows of no drift that lasts. What could
-not be posted is told by the next message, and by one of its own where the next night has nothing to say.
+changes only what N counts; its drift is told, late and quiet, where the chat knows of no drift that lasts, nor of any
+between the ok nights before and after it. What was not posted, since the chat did not take it or since a later night of
+the same catch-up is to tell it, is told by the next message, and by one of its own where the next night has nothing to
+say.
 """
 
 import re
@@ -55,7 +57,8 @@ class Judged:
 class Alert:
     """What was said of a night, or that nothing was: record ``number`` of a source.
 
-    ``posted``: whether the chat took it. What is being posted right now counts as posted, what is ``silent`` too.
+    ``posted``: whether the chat took it, and it was not held back for the next message. What is being posted right now
+    counts as posted, what is ``silent`` too.
     """
 
     number: int
@@ -76,7 +79,7 @@ class Alert:
 class Saying:
     """What to say of a night. ``streak``: the N of its kind. ``was``: the verdict that a corrected night had.
 
-    ``untold``: night and verdict of what could not be posted before.
+    ``untold``: night and verdict of what was not posted before.
     """
 
     kind: Kind
@@ -96,7 +99,7 @@ def saying_of(tonight: Judged, alerts: Sequence[Alert], *, every_night: bool = F
     ``alerts`` in the order of their numbers. ``every_night`` tells in a line what would be silent.
     """
     old = _standing(alerts).get(tonight.night)
-    if old and _nothing_new(tonight, old):
+    if old and _nothing_new(tonight, old, alerts):
         return None
     others = [alert for alert in alerts if alert.night != tonight.night]
     kind, streak = _kind(tonight, old, others)
@@ -111,12 +114,23 @@ def reason(sentence: str) -> str:
     return re.sub(r"\d[\d.,]*", "#", sentence)
 
 
-def _nothing_new(tonight: Judged, old: Alert) -> bool:
+def _nothing_new(tonight: Judged, old: Alert, alerts: Iterable[Alert]) -> bool:
     """Whether the chat was told this of that very night, or must not be: unknown replaces no verdict."""
     if tonight.verdict == "unknown" != old.verdict:
         return True
     reasons = {reason(each.sentence) for each in (tonight, old)}
-    return old.posted and tonight.verdict == old.verdict and (tonight.verdict != "unknown" or len(reasons) == 1)
+    heard = old.posted or _mentioned(old, alerts)
+    return heard and tonight.verdict == old.verdict and (tonight.verdict != "unknown" or len(reasons) == 1)
+
+
+def _mentioned(alert: Alert, alerts: Iterable[Alert]) -> bool:
+    """Whether a later message said of what was not posted that it had not been told before."""
+    return not alert.posted and any(_caught_up(each) and each.number > alert.number for each in alerts)
+
+
+def _caught_up(alert: Alert) -> bool:
+    """Whether the chat took a message with all that had not been told before: one by hand says nothing of it."""
+    return alert.told and alert.kind != "again"
 
 
 def _kind(tonight: Judged, old: Alert | None, others: Sequence[Alert]) -> tuple[Kind, int]:
@@ -142,7 +156,12 @@ def _kind(tonight: Judged, old: Alert | None, others: Sequence[Alert]) -> tuple[
 
 def _late(tonight: Judged, old: Alert | None, standing: Sequence[Alert]) -> tuple[Kind, int]:
     """What to say of a night that is not the newest one."""
-    known = any(alert.verdict == "drift" and alert.told for alert in _since_ok(standing))
+    before = [alert for alert in standing if alert.night < tonight.night]
+    after = [alert for alert in standing if alert.night > tonight.night]
+    # Of a shift that is over nobody hears twice either.
+    shift = [*_since_ok(before), *_since_ok(after[::-1])]
+    drifts = [alert for alert in [*shift, *_since_ok(standing)] if alert.verdict == "drift"]
+    known = any(alert.told or _mentioned(alert, standing) for alert in drifts)
     rejudged = old is not None and old.posted and old.verdict != "unknown"
     return ("late" if tonight.verdict == "drift" and not known and not rejudged else "silent"), 0
 
@@ -181,8 +200,8 @@ def _since_ok(nights: Sequence[Alert]) -> list[Alert]:
 
 
 def _untold(alerts: Sequence[Alert], tonight: str) -> tuple[tuple[str, str], ...]:
-    """What could not be posted since something last was, and still holds: night and verdict."""
-    last = max((place for place, alert in enumerate(alerts) if alert.told), default=-1)
+    """What was not posted since something last was, and still holds: night and verdict."""
+    last = max((place for place, alert in enumerate(alerts) if _caught_up(alert)), default=-1)
     standing = _standing(alerts)
     missed = [alert for alert in alerts[last + 1 :] if not alert.posted and alert is standing[alert.night]]
     return tuple(sorted((alert.night, alert.verdict) for alert in missed if alert.night != tonight))

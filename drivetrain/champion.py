@@ -102,7 +102,8 @@ def admit_champion(store: Store, layout: Layout, config: Config) -> LearnerInfo:
         info = admit_learner(store, layout, config)
         champion = name_first(store, layout, source, model_id=info.model_id, sha256=info.sha256, reason="first night")
         if champion.sha256 == info.sha256:
-            say(f"{info.model_id} is the champion of {source} from now on.")
+            if not config.dry_run:
+                say(f"{info.model_id} is the champion of {source} from now on.")
             return info
     _say_other(store, layout, config, champion)
     try:

@@ -3,7 +3,7 @@
 Knows a story: one learner scores a post office and a bank; the bank gets a second scanner, and its nights drift; people
 label what the queue shows them; the learner's head is trained on; the new learner runs beside the champion for a night,
 is compared, put to behaviour tests, promoted; the nights before are rescored, and the next one is usual again. Each
-step prints the command that does the same.
+step prints the command that does the same. A story that comes out otherwise ends with an error.
 """
 
 import io
@@ -37,6 +37,7 @@ from drivetrain.demo import (
     write,
     write_config,
 )
+from drivetrain.errors import RunError
 from drivetrain.labelling import export_queue, import_labels
 from drivetrain.nightly import build_and_test_reference, run_night
 from drivetrain.nights import list_nights
@@ -85,7 +86,8 @@ class Loop:
 def show_loop(root: str, options: Options) -> dict[str, Any]:
     """Go round the loop in a new folder below ``root`` (a folder or a bucket prefix).
 
-    Returns the accuracies that were really reached on images that no training saw, and the page to open.
+    Returns the accuracies that were really reached on images that no training saw, and the page to open. Raises
+    RunError when it came out otherwise than it is told.
     """
     started = time.monotonic()
     store = Store(options)
@@ -100,6 +102,7 @@ def show_loop(root: str, options: Options) -> dict[str, Any]:
         new, again = _retrain(loop, learn, queue)
         _beside(loop, new, post, (drifted["run_id"], again))
         _promote(loop, new, post)
+    _check_gain(loop)
     names = ("images", "learner", "accuracy", "verdict")
     return {
         "reached": [dict(zip(names, row, strict=True)) for row in loop.rows],
@@ -134,10 +137,13 @@ def _usual_then_drift(loop: Loop, train: Digits) -> tuple[Any, Path, Path, dict[
     step(2, "A usual night of both")
     for source, config in ((BANK, bank), (POST, post)):
         usual = do("nightly", run_night, config, night=loop.nights[0])
+        _expect(f"the verdict of {source} on a usual night", "ok", usual["verdict"])
         loop.note(source, 0, "first", usual, usual["verdict"])
     step(3, "The bank gets a second scanner, whose digits the learner never saw; the post office does not")
     drifted = do("nightly", run_night, bank, night=loop.nights[1], review_size=MOVED)
+    _expect("the verdict of the bank's night with a second scanner", "drift", drifted["verdict"])
     usual = do("nightly", run_night, post, night=loop.nights[1])
+    _expect("the verdict of the post office's night without it", "ok", usual["verdict"])
     loop.note(POST, 1, "first", usual, usual["verdict"])
     return learn, bank, post, drifted
 
@@ -165,6 +171,7 @@ def _retrain(loop: Loop, learn: Any, queue: pd.DataFrame) -> tuple[Path, str]:
     step(6, "Rescore the drifted night: the body is the same, so stored embeddings go through the new head")
     do("reference", build_and_test_reference, config, images=f"{loop.base}/bucket/bank-train")
     again = do("rescore", rescore_runs, config, nights=f"{loop.nights[1]}..{loop.nights[1]}")
+    _expect("how the drifted night was rescored", "head only", again["nights"][0]["made"])
     return config, str(again["nights"][0]["run_id"])
 
 
@@ -213,16 +220,32 @@ def _beside(loop: Loop, new: Path, post: Path, labelled: tuple[str, str]) -> Non
 def _promote(loop: Loop, new: Path, post: Path) -> None:
     step(9, "Promote it at the bank; the post office keeps its own champion. Rescore the bank's nights")
     learner = str(Config.load(new, {}).learner)
-    do(f"promote {learner}", lambda config: promote(config, learner), new)
+    named = do(f"promote {learner}", lambda config: promote(config, learner), new)
+    _expect("the bank's champion", loop.trust[-1][:12], named["champion"]["model_id"])
     again = do("rescore", rescore_runs, new, nights=f"{loop.nights[0]}..{loop.nights[2]}")
     for each, found in enumerate(again["nights"]):
         loop.note(BANK, each, "second", {"parts": _parts(loop, found["run_id"])}, found.get("verdict") or "")
     step(10, "The next night of both, under their champions")
     for source, config, name in ((BANK, new, "second"), (POST, post, "first")):
         night = do("nightly", run_night, config, night=loop.nights[3])
+        _expect(f"the verdict of {source} on the night after the promotion", "ok", night["verdict"])
         loop.note(source, 3, name, night, night["verdict"])
     do("table", show_table, new)
     do("nights", lambda config: {"nights": [each.record() for each in list_nights(config)], "learners": {}}, new)
+
+
+def _expect(what: str, expected: str, found: str) -> None:
+    """Raise RunError when the story does not come out as it is told."""
+    if found != expected:
+        raise RunError(f"The demo came out otherwise than it is told: {what}: expected {expected}, found {found}.")
+
+
+def _check_gain(loop: Loop) -> None:
+    """The new learner must be right more often on the drifted night, on images that no training saw."""
+    night = f"{BANK} {loop.nights[1]}"
+    reached = {learner: accuracy for where, learner, accuracy, _ in loop.rows if where == night}
+    better = "second" if reached["second"] > reached["first"] else f"first, {reached}"
+    _expect("who is right more often on the drifted night", "second", better)
 
 
 def do(

@@ -55,50 +55,68 @@ class Left:
 
 @dataclass(frozen=True)
 class Pace:
-    """What a probe found: images scored, actors, images a second of all of them, seconds until the first began."""
+    """What a probe of a learner found: images scored, actors, images a second of all of them.
+
+    ``connect``: seconds until the cluster was reached, once; ``start``: until the first image began, for each run.
+    """
 
     probed: int
     actors: int
     rate: float
+    connect: float
     start: float
 
 
-def forecast(runs: Sequence[Run], config: Config, make: Maker) -> dict[str, Any]:
+def forecast(runs: Sequence[Run], config: Config, make: Maker, beside: Sequence[Run] = ()) -> dict[str, Any]:
     """What scoring these runs would do and take; ``make`` says how a run's actors make their workers.
 
-    The runs were begun over an Overlay, and nothing of them is written. ``seconds`` are those of commit.json: from the
-    connection to the cluster to the last part; what is judged and reported afterwards comes on top, and so do the
-    seconds that ``head_only`` images take, whose embeddings go through a new head. Raises whatever scoring raises.
+    ``beside``: runs of other learners over images of ``runs``, which are scored too, but are no other images. All were
+    begun over an Overlay, and nothing of them is written. ``seconds`` are those of commit.json: from the connection to
+    the cluster to the last part; what is judged and reported afterwards comes on top, and so do the seconds that
+    ``head_only`` images take, whose embeddings go through a new head. Raises whatever scoring raises.
     """
-    left = [_left_of(run) for run in runs if not run.record.head_only]
-    missing = [len(() if run.committed() else run.missing()) for run in runs]
+    every = [*runs, *beside]
+    again = [_left_of(run) for run in beside]
+    left = [*(_left_of(run) for run in runs if not run.record.head_only), *again]
+    missing = [len(() if run.committed() else run.missing()) for run in every]
     kinds = [_kinds_of(run) for run in runs]
-    pace = _probed(left, config, make)
+    paced = [(those, pace) for those in _by_learner(left) if (pace := _probed(those, config, make))]
     skipped: dict[str, int] = {}
     for run in runs:
         skipped |= {kind: skipped.get(kind, 0) + count for kind, count in run.record.skipped.items()}
-    seconds = _seconds(left, pace)
+    seconds = sum(_seconds(those, pace) for those, pace in paced)
+    to_score = sum(each.images for each in left)
+    scoring = sum(each.images / pace.rate for those, pace in paced for each in those)
     price = config.price_per_hour
     return {
         "dry_run": True,
-        "runs": [run.record.run_id for run in runs],
+        "runs": [run.record.run_id for run in every],
         "images": sum(run.record.images for run in runs),
         "new": sum(each.new for each in kinds),
         "changed": sum(each.changed for each in kinds),
         "known": sum(each.known for each in kinds),
         "skipped": skipped,
         "head_only": sum(run.record.images for run in runs if run.record.head_only and not run.committed()),
-        "images_to_score": sum(each.images for each in left),
+        "beside": sum(each.images for each in again),
+        "images_to_score": to_score,
         "parts_to_write": sum(missing),
-        "parts_there": sum(run.record.shards for run in runs) - sum(missing),
-        "probed": pace.probed if pace else 0,
-        "actors": pace.actors if pace else None,
-        "images_per_second": round(pace.rate, 2) if pace else None,
-        "start_seconds": round(pace.start, 1) if pace else None,
-        "seconds": None if seconds is None else round(seconds, 1),
+        "parts_there": sum(run.record.shards for run in every) - sum(missing),
+        "probed": sum(pace.probed for _, pace in paced),
+        "actors": max((pace.actors for _, pace in paced), default=None),
+        "images_per_second": round(to_score / scoring, 2) if paced else None,
+        "start_seconds": round(paced[0][1].connect + paced[0][1].start, 1) if paced else None,
+        "seconds": round(seconds, 1),
         "price_per_hour": price,
-        "cost": None if price is None or seconds is None else round(price * seconds / 3600, 4),
+        "cost": None if price is None else round(price * seconds / 3600, 4),
     }
+
+
+def _by_learner(left: Sequence[Left]) -> list[list[Left]]:
+    """What is left of each learner's runs: each has a pace of its own."""
+    found: dict[str, list[Left]] = {}
+    for each in left:
+        found.setdefault(each.run.record.model_id, []).append(each)
+    return list(found.values())
 
 
 def _left_of(run: Run) -> Left:
@@ -161,6 +179,7 @@ def _probed(left: Sequence[Left], config: Config, make: Maker) -> Pace | None:
     probe = _begin_probe(left[0].run, images)
     text = f"Scoring {len(images)} images to see how fast that is"
     with busy(text), cluster.connected(config.ray_address, config.actors):
+        connected = time.monotonic()
         actors = min(cluster.places(config.actors, config.gpus_per_actor), sum(len(each.shards) for each in left))
         worker = partial(Prober, make(probe, config), probe.record.shards)
         passes: list[float] = []
@@ -169,9 +188,10 @@ def _probed(left: Sequence[Left], config: Config, make: Maker) -> Pace | None:
             worker, range(actors), actors=config.actors, gpus_per_actor=config.gpus_per_actor
         ):
             if not passes:
-                start = max(0.0, time.monotonic() - begun - second - (0.0 if first == second else second))
+                start = max(0.0, time.monotonic() - connected - second - (0.0 if first == second else second))
             passes.append(second)
-    return Pace(len(images), actors, actors * len(images) / max(median(passes), 1e-6), start)
+    rate = actors * len(images) / max(median(passes), 1e-6)
+    return Pace(len(images), actors, rate, connected - begun, start)
 
 
 def _sample(left: Sequence[Left]) -> list[dict[str, Any]]:
@@ -198,15 +218,13 @@ def _begin_probe(run: Run, images: list[dict[str, Any]]) -> Run:
     return Run(store.only(paths.folder, layout.model(record.model_id)), layout, record)
 
 
-def _seconds(left: Sequence[Left], pace: Pace | None) -> float | None:
-    """How long it takes: each run's shards are handed out to the actors, the last ones to some of them only."""
-    if pace is None:
-        return 0.0
-    seconds = pace.start
+def _seconds(left: Sequence[Left], pace: Pace) -> float:
+    """How long it takes: each run starts its actors, and hands its shards out to them, the last ones to some only."""
+    seconds = pace.connect
     for each in left:
         if each.shards:
             rounds = -(-len(each.shards) // pace.actors)
-            seconds += rounds * each.images / len(each.shards) / (pace.rate / pace.actors)
+            seconds += pace.start + rounds * each.images / len(each.shards) / (pace.rate / pace.actors)
     return seconds
 
 

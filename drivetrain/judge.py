@@ -12,7 +12,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from drivetrain import report, site
-from drivetrain.alerts import Judgement, tell, tell_again
+from drivetrain.alerts import Judgement, Teller, tell_again
 from drivetrain.bundle import Bundle, Looked, look, open_bundle
 from drivetrain.config import Config
 from drivetrain.console import busy, say
@@ -71,12 +71,12 @@ class Inputs:
 
 
 def judge_run(
-    store: Store, layout: Layout, run: Run, config: Config, *, anew: bool = False, alert: bool = False
+    store: Store, layout: Layout, run: Run, config: Config, *, anew: bool = False, alert: Teller | None = None
 ) -> dict[str, Any]:
     """Measure, judge and report a committed run, unless the latest record was made from the same inputs.
 
-    With ``anew`` a further record is made all the same. With ``alert`` the chat is told: of nights as they come, not
-    of runs that somebody looks at again.
+    With ``anew`` a further record is made all the same. ``alert`` tells the chat, `alerts.tell` or `alerts.hold`: of
+    nights as they come, not of runs that somebody looks at again.
     """
     reference = find_reference(store, layout, run)
     against, view = reference.run_id if reference else None, view_of(config.seed, config.group_by)
@@ -121,7 +121,7 @@ def _realised(store: Store, layout: Layout, run: Run) -> tuple[Realised, ...]:
 
 def _judge(
     store: Store, layout: Layout, run: Run, given: Inputs, config: Config,
-    done: tuple[RecordPaths, dict[str, Any]] | None, *, alert: bool = False, notes: tuple[str, ...] = (),
+    done: tuple[RecordPaths, dict[str, Any]] | None, *, alert: Teller | None = None, notes: tuple[str, ...] = (),
 ) -> dict[str, Any]:  # fmt: skip
     """Make the next record of a run. With ``alert`` the chat is told, else ``notes`` are those of the record before."""
     with busy(f"Measuring {run.record.source} {run.record.name}"):
@@ -182,7 +182,7 @@ def _publish(
     inputs: dict[str, Any],
     config: Config,
     before: str | None,
-    alert: bool,
+    alert: Teller | None,
     notes: tuple[str, ...],
 ) -> None:
     """Write a record: everything else first, verdict.json last, then the site."""
@@ -193,7 +193,7 @@ def _publish(
     closed = _about(measured.run) | measured.verdict.record() | {"numbers": _numbers(measured), "inputs": inputs}
     if alert:
         # Before the page is made: it says when that failed.
-        notes = tell(Judgement(store, layout, config, record, closed, queue.to_pylist))
+        notes = alert(Judgement(store, layout, config, record, closed, queue.to_pylist))
     page = _page(store, layout, measured, queue, record, config, notes)
     drawn = measured.looked.rows.take(pa.array(measured.looked.drawn))
     made = report.make(

@@ -80,7 +80,7 @@ def _said(record: Mapping[str, Any], saying: Saying) -> str:
     if saying.untold:
         first = ", ".join(f"{verdict} on {night}" for night, verdict in saying.untold[:5])
         more = f" and {_count(len(saying.untold) - 5, 'night')} more" if len(saying.untold) > 5 else ""
-        said.insert(0, f"Could not be posted before: {first}{more}.")
+        said.insert(0, f"Not told before: {first}{more}.")
     return _defused(" ".join(said))
 
 

@@ -10,6 +10,7 @@ from datetime import UTC, date, datetime
 from typing import Any
 
 from drivetrain import cluster
+from drivetrain.alerts import Teller, hold, tell
 from drivetrain.bundle import open_bundle, plant_and_test
 from drivetrain.champion import admit_champion
 from drivetrain.config import Config
@@ -26,7 +27,7 @@ from drivetrain.reference import build_reference, comparable, find_reference
 from drivetrain.root import from_json, open_root, to_json
 from drivetrain.run import Run
 from drivetrain.score import begin_run, check_groups, finish_run, forecast_of, run_to_score, settings_of
-from drivetrain.shadow import score_beside
+from drivetrain.shadow import begin_beside, score_beside
 from drivetrain.store import Store
 from drivetrain.table import keep_table_current
 
@@ -41,24 +42,20 @@ def run_night(config: Config) -> dict[str, Any]:
     result, with ``verdict`` and ``report``; with a challenger or a ``shadow`` also ``shadow_run_id``, ``comparison``
     and ``agreement``. The same config again resumes, or says that the night is done and returns the same. With
     ``catch_up`` all nights up to this one that did not run or did not end, oldest first, as ``caught_up``. With
-    ``dry_run`` it returns a forecast of the scoring and writes nothing.
+    ``dry_run`` it returns a forecast of the scoring, of all these nights and beside the champion too, and writes
+    nothing.
     """
     config.need("root", "images")
+    if config.dry_run:
+        return _foretold(config)
     return catch_up(config) if config.catch_up else _one_night(config)
 
 
-def _one_night(config: Config) -> dict[str, Any]:
-    # Whose learner it is that must be there, the root says.
-    check_first(config.model_copy(update={"learner": None}))
-    store, layout = open_root(config, dry_runs=True)
-    info = admit_champion(store, layout, config)
-    plan = plan_night(store, layout, config)
-    check_groups(store, layout, plan, config)
-    made = _made_by_its_head(store, layout, plan, info, config)
-    run = run_to_score(made or begin_run(store, layout, plan, info, config), config)
-    if config.dry_run:
-        return forecast_of([run], config)
-    result = _judged_night(store, layout, run, config)
+def _one_night(config: Config, alert: Teller = tell) -> dict[str, Any]:
+    _check(config)
+    store, layout = open_root(config)
+    plan, run = _begun(store, layout, config)
+    result = _judged_night(store, layout, run, config, alert)
     beside = score_beside(store, layout, plan, run, config)
     return result | beside | {"notes": [*result["notes"], *beside.get("notes", ())]}
 
@@ -75,7 +72,43 @@ def _made_by_its_head(store: Store, layout: Layout, plan: Plan, info: LearnerInf
     return run if comparable(run.record.settings) == comparable(wanted) else None
 
 
-def _judged_night(store: Store, layout: Layout, run: Run, config: Config) -> dict[str, Any]:
+def _check(config: Config) -> None:
+    # Whose learner it is that must be there, the root says.
+    check_first(config.model_copy(update={"learner": None}))
+
+
+def _begun(store: Store, layout: Layout, config: Config) -> tuple[Plan, Run]:
+    """A night's plan, and the champion's run of it."""
+    info = admit_champion(store, layout, config)
+    plan = plan_night(store, layout, config)
+    check_groups(store, layout, plan, config)
+    made = _made_by_its_head(store, layout, plan, info, config)
+    return plan, run_to_score(made or begin_run(store, layout, plan, info, config), config)
+
+
+def _foretold(config: Config) -> dict[str, Any]:
+    """What the scoring of a night, or of all that are to be caught up, would take.
+
+    They are begun in one overlay, so that each sees what the nights before it would have taken.
+    """
+    _check(config)
+    store, layout = open_root(config, dry_runs=True)
+    nights = _wanted(store, layout, config) if config.catch_up else [config.the_night().isoformat()]
+    runs: list[Run] = []
+    beside: list[Run] = []
+    notes: list[str] = []
+    for night in nights:
+        one = config.model_copy(update={"night": date.fromisoformat(night)})
+        plan, run = _begun(store, layout, one)
+        second, wrong = begin_beside(store, layout, plan, run, one)
+        runs.append(run)
+        beside += [second] if second else []
+        notes += wrong
+    about = {"nights_to_do": nights} if config.catch_up else {}
+    return forecast_of(runs, config, beside=beside) | about | {"notes": list(dict.fromkeys(notes))}
+
+
+def _judged_night(store: Store, layout: Layout, run: Run, config: Config, alert: Teller) -> dict[str, Any]:
     done = latest_record(store, layout, run)
     # A night judged before there was a reference is judged again once there is one.
     judged = done is not None and (done[1]["inputs"]["reference"] or not find_reference(store, layout, run))
@@ -88,35 +121,52 @@ def _judged_night(store: Store, layout: Layout, run: Run, config: Config) -> dic
     finish_run(run, config)
     # Before the verdict: what readers see hangs on the commit alone.
     notes = keep_table_current(store, layout, run.record.source)
-    result = judge_run(store, layout, run, config, alert=True)
+    result = judge_run(store, layout, run, config, alert=alert)
     return result | {"notes": [*result["notes"], *notes]}
 
 
 def catch_up(config: Config) -> dict[str, Any]:
     """Fill the nights of a source up to the config's that did not run or did not end, oldest first.
 
-    Each is a night like any other, with its own date. Returns them as ``caught_up``, each with its ``night``. Raises
-    what ends a night, with what to type: those before it are done.
+    Each is a night like any other, with its own date, but the chat hears of them in one message, that of the last one.
+    Returns them as ``caught_up``, each with its ``night``. Raises what ends a night, with what to type: those before it
+    are done.
     """
     store, layout = open_root(config)
-    wanted = _to_fill(nights_table(store, layout, config.the_source()), config.the_night())
+    wanted = _wanted(store, layout, config)
     if not wanted:
-        say(f"No night of {config.the_source()} up to {config.the_night()} is left to be done.")
         return {"source": config.the_source(), "caught_up": []}
     done: list[dict[str, Any]] = []
     with cluster.connected(config.ray_address, config.actors):
         for night in wanted:
             say(f"Night {night}, {len(done) + 1} of {len(wanted)}.")
             try:
-                result = _one_night(config.model_copy(update={"night": date.fromisoformat(night)}))
+                one = config.model_copy(update={"night": date.fromisoformat(night)})
+                result = _one_night(one, tell if night == wanted[-1] else hold)
             except (DrivetrainError, OSError):
                 say(
                     f"Night {night} could not be done; {len(done)} of {len(wanted)} are. When that is mended, the same "
                     "command goes on: drivetrain nightly --catch-up"
                 )
+                if done:
+                    _tell_held(store, layout, done[-1]["run_id"], config)
                 raise
             done.append({"night": night} | result)
     return {"source": config.the_source(), "caught_up": done}
+
+
+def _tell_held(store: Store, layout: Layout, run_id: str, config: Config) -> None:
+    """Tell what the nights that were done had to say, since the one that was to tell it could not be done."""
+    if record := latest_record(store, layout, Run.find(store, layout, run_id)):
+        alert_again(store, layout, *record, config)
+
+
+def _wanted(store: Store, layout: Layout, config: Config) -> list[str]:
+    """The nights of the config's source up to its night that are to be done; says so if there is none."""
+    wanted = _to_fill(nights_table(store, layout, config.the_source()), config.the_night())
+    if not wanted:
+        say(f"No night of {config.the_source()} up to {config.the_night()} is left to be done.")
+    return wanted
 
 
 def _to_fill(nights: Sequence[Night], last: date) -> list[str]:

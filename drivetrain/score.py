@@ -146,9 +146,12 @@ def run_to_score(run: Run, config: Config) -> Run:
     return newest.successor()
 
 
-def forecast_of(runs: Sequence[Run], config: Config) -> dict[str, Any]:
-    """What `finish_run` would do with some runs, and how long it would take. They were begun under ``dry_run``."""
-    return forecast(runs, config, _maker)
+def forecast_of(runs: Sequence[Run], config: Config, *, beside: Sequence[Run] = ()) -> dict[str, Any]:
+    """What `finish_run` would do with some runs, and how long it would take. They were begun under ``dry_run``.
+
+    ``beside``: runs of other learners over images of these.
+    """
+    return forecast(runs, config, _maker, beside)
 
 
 def check_groups(store: Store, layout: Layout, plan: Plan, config: Config) -> None:

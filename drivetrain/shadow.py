@@ -1,9 +1,10 @@
 """A learner beside the champion: the same images of a night, or a scope of them, scored with it too, and compared.
 
-Knows the champion's committed run of a night. Nothing that happens here fails that night: it is done and reported.
+Knows the champion's run of a night. Nothing that happens here fails that night: it is done and reported.
 """
 
-from typing import Any
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 import pyarrow as pa
 
@@ -25,6 +26,8 @@ from drivetrain.score import begin_run, finish_run
 from drivetrain.store import Store
 from drivetrain.table import keep_table_current
 
+Found = TypeVar("Found")
+
 
 def score_beside(store: Store, layout: Layout, plan: Plan, champion: Run, config: Config) -> dict[str, Any]:
     """Score a night with the source's challenger, in its scope, or else with the config's shadow; compare the two.
@@ -32,32 +35,57 @@ def score_beside(store: Store, layout: Layout, plan: Plan, champion: Run, config
     Returns ``shadow``, ``shadow_run_id``, ``scope``, ``comparison`` and ``agreement``; nothing where there is nobody to
     score with; and ``notes``, the reason, when it went wrong. The same night again resumes.
     """
+    result, notes = _or_notes(lambda: _scored(store, layout, plan, champion, config))
+    return result or ({"notes": notes} if notes else {})
+
+
+def begin_beside(
+    store: Store, layout: Layout, plan: Plan, champion: Run, config: Config
+) -> tuple[Run | None, list[str]]:
+    """The run that `score_beside` would finish, for a forecast: begun over a store that writes nothing.
+
+    None where there is nobody to score with, or where it went wrong, with notes that say why.
+    """
+    found, notes = _or_notes(lambda: _begun(store, layout, plan, champion, config))
+    return (found[0] if found else None), notes
+
+
+def _or_notes(story: Callable[[], Found]) -> tuple[Found | None, list[str]]:
+    """What a story returns, or why it came to no end."""
     try:
-        return _beside(store, layout, plan, champion, config)
+        return story(), []
     except Exception as error:
         if came_of(error, Terminated, KeyboardInterrupt):
             raise
         told = isinstance(error, (DrivetrainError, OSError))
         why = str(error) if told else f"{type(error).__name__}: {error}"
-        return {"notes": [f"Nothing was scored beside the champion: {why}"]}
+        return None, [f"Nothing was scored beside the champion: {why}"]
 
 
-def _beside(store: Store, layout: Layout, plan: Plan, champion: Run, config: Config) -> dict[str, Any]:
+def _begun(store: Store, layout: Layout, plan: Plan, champion: Run, config: Config) -> tuple[Run, str | None] | None:
+    """The run beside the champion, and its scope; None where there is nobody or nothing to score."""
     found = _who(store, layout, plan, config)
     if found is None:
-        return {}
+        return None
     info, scope = found
     if info.model_id == champion.record.model_id:
         say(f"The shadow {info.model_id} is the champion itself; nothing to compare.")
-        return {}
+        return None
     part = scope_plan(store, layout, plan, scope) if scope else plan
     if not part.images:
-        return {}
+        return None
     say(f"Beside the champion: {info.model_id}{f' in the scope {scope}' if scope else ''}, {part.images:,} images.")
-    run = begin_run(store, layout, part, info, config).newest()
+    return begin_run(store, layout, part, info, config).newest(), scope
+
+
+def _scored(store: Store, layout: Layout, plan: Plan, champion: Run, config: Config) -> dict[str, Any]:
+    begun = _begun(store, layout, plan, champion, config)
+    if begun is None:
+        return {}
+    run, scope = begun
     commit = finish_run(run, config)
     notes = keep_table_current(store, layout, plan.source) if scope else []
-    about: dict[str, Any] = {"shadow": info.model_id, "shadow_run_id": run.record.run_id, "scope": scope}
+    about: dict[str, Any] = {"shadow": run.record.model_id, "shadow_run_id": run.record.run_id, "scope": scope}
     if commit.too_many_failed:
         notes.append(f"Beside the champion {commit.failed:,} of {commit.rows:,} images failed: {commit.reasons}.")
     about |= {"notes": notes} if notes else {}

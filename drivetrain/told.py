@@ -139,13 +139,17 @@ def _forecast(found: dict[str, Any]) -> list[str]:
         images.append(f"{sum(skipped.values()):,} passed over ({kinds})")
     there = f", {found['parts_there']:,} are there" if found["parts_there"] else ""
     said = [", ".join(images), f"{found['parts_to_write']:,} parts to write{there}"]
+    if found["beside"]:
+        said.insert(1, f"{found['beside']:,} of them scored beside the champion too")
+    if nights := found.get("nights_to_do"):
+        said.insert(0, f"{len(nights):,} nights, {nights[0]} to {nights[-1]}" if nights[1:] else f"night {nights[0]}")
     if found["head_only"]:
         said.append(f"the embeddings of {found['head_only']:,} images go through the new head, which takes seconds")
     if found["images_per_second"] is None:
         return ["; ".join([*said, "no image to score."])]
     actors = f"{found['actors']:,} actor" + ("" if found["actors"] == 1 else "s")
     time = (
-        f"about {duration(found['seconds'])} at {found['images_per_second']:,.1f} images/s on {actors} "
+        f"scoring takes about {duration(found['seconds'])} at {found['images_per_second']:,.1f} images/s on {actors} "
         f"({found['probed']} images probed; {duration(found['start_seconds'])} of it until the first image)"
     )
     cost = ""

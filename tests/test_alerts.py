@@ -15,7 +15,7 @@ from PIL import Image
 from pydantic import SecretStr
 
 from drivetrain import Config, alerts, notify
-from drivetrain.alerts import Judgement, alerts_of, notify_chat, tell, tell_again
+from drivetrain.alerts import Judgement, alerts_of, hold, notify_chat, tell, tell_again
 from drivetrain.cli import main
 from drivetrain.errors import RunError, SettingError
 from drivetrain.layout import Layout
@@ -125,7 +125,55 @@ def test_a_failed_post_is_told_by_the_next_night(tmp_path: Path) -> None:
         assert source.tells("2026-11-02", "ok") == ()
         assert source.tells("2026-11-03", "ok") == ()
     assert len(chat.got) == 2
-    assert "✔ ok: shop 2026-11-02: Could not be posted before: drift on 2026-11-01." in chat.got[1]["text"]
+    assert "✔ ok: shop 2026-11-02: Not told before: drift on 2026-11-01." in chat.got[1]["text"]
+
+
+CAUGHT_UP = ["ok", "drift", "drift", "drift", "drift", "drift", "ok"]
+
+
+@pytest.mark.parametrize(
+    ("verdicts", "before", "told", "loud"),
+    [
+        (CAUGHT_UP, "", "✔ ok: shop 2026-11-07: Not told before: drift on 2026-11-02, drift on 2026-11-03", False),
+        (CAUGHT_UP[:4], "", "◆ DRIFT: shop 2026-11-04: Not told before: drift on 2026-11-02, drift on", True),
+        # The chat knows already of a shift that lasts, or of a night after the gap.
+        (["drift"] * 3, "2026-10-31 drift", "◆ still drifting, night 4: shop 2026-11-03: Not told before", False),
+        (["drift", "drift", "ok"], "2026-11-09 ok", "✔ ok: shop 2026-11-03: Not told before: drift on", False),
+        (["unknown"] * 3, "", "? UNKNOWN for 3 nights: shop 2026-11-03: Not told before: unknown on 2026-11-01", True),
+    ],
+)  # fmt: skip
+def test_nights_that_are_caught_up_are_one_message(
+    tmp_path: Path, verdicts: list[str], before: str, told: str, loud: bool
+) -> None:
+    with hook([200]) as chat:
+        source = Source(tmp_path, chat.url)
+        if before:
+            source.tells(*before.split())
+            chat.got.clear()
+        for day, verdict in enumerate(verdicts, start=1):
+            caught_up = source.judged(f"2026-11-{day:02d}", verdict)
+            assert (hold if day < len(verdicts) else tell)(caught_up) == ()
+        assert tell_again(source.judged("2026-11-02", verdicts[1])) == (), "what was told with it is not told again"
+    (message,) = chat.got
+    assert message["text"].startswith(told) and ("blocks" in message) == loud
+
+
+def test_usual_nights_that_are_caught_up_are_no_message_and_each_one_where_that_is_asked_for(tmp_path: Path) -> None:
+    for notify_of, number in (("changes", 0), ("all", 3)):
+        with hook([200]) as chat:
+            source = Source(tmp_path / notify_of, chat.url, notify=notify_of)
+            for day, teller in enumerate((hold, hold, tell), start=1):
+                assert teller(source.judged(f"2026-11-{day:02d}", "ok")) == ()
+        assert len(chat.got) == number
+
+
+def test_what_was_held_is_told_by_the_next_night_if_the_catch_up_was_ended(tmp_path: Path) -> None:
+    with hook([200]) as chat:
+        source = Source(tmp_path, chat.url)
+        hold(source.judged("2026-11-01", "drift"))
+        assert chat.got == [] and source.records()["answers/0001.json"]["note"].startswith("Held")
+        source.tells("2026-11-02", "ok")
+    assert "Not told before: drift on 2026-11-01." in chat.got[0]["text"]
 
 
 def test_a_night_that_was_done_before_there_was_a_chat_is_not_told_when_its_command_comes_again(tmp_path: Path) -> None:

@@ -81,8 +81,15 @@ class Chat:
         ("1 drift, 3 drift, 2 ok, 4 drift", "drift 1, still 2, -, still 2"),
         ("3 ok, 1 ok, 2 warn, 0 unknown, 4 ok", "-, -, -, -, -"),
         ("3 warn, 2 drift, 4 drift, 5 drift", "warn, late, drift 2, still 3"),
-        ("4 ok, 1 drift, 2 drift, 3 drift", "-, late, late, late"),
+        ("4 ok, 1 drift, 2 drift, 3 drift", "-, late, -, -"),
+        ("4 ok, 3 drift, 2 drift, 1 drift", "-, late, -, -"),
+        ("5 ok, 1 drift, 2 ok, 3 drift", "-, late, -, late"),
+        ("1 ok, 2 drift, 6 ok, 4 drift, 5 drift", "-, drift 1, recovered 1, -, -"),
+        ("4 ok, 1 drift!, 2 drift", "-, late, late"),
         # Posts that fail.
+        ("1 drift!, 2 ok, 1 drift, 3 ok", "drift 1, belated, -, -"),
+        ("1 unknown!, 2 ok, 1 unknown", "unknown 1, belated, -"),
+        ("1 ok, 2 drift!, 3 ok, 1 drift", "-, drift 1, belated, -"),
         ("1 drift!, 2 drift, 3 drift", "drift 1, drift 2, still 3"),
         ("1 drift!, 2 drift!, 3 drift!, 4 drift", "drift 1, drift 2, drift 3, drift 4"),
         ("1 drift!, 1 drift, 1 drift", "drift 1, drift 1, -"),
@@ -107,6 +114,17 @@ def test_what_could_not_be_posted_is_told_by_the_next_message() -> None:
     saying = chat.judge(4, "ok")
     assert saying == Saying("belated", untold=((day(1), "warn"), (day(2), "drift"), (day(3), "ok")))
     assert chat.judge(5, "drift") == Saying("drift", 1), "and once"
+
+
+def test_a_message_by_hand_tells_nothing_of_what_could_not_be_posted() -> None:
+    chat = Chat()
+    chat.hears("1 ok, 2 drift!")
+    chat.alerts.append(Alert(3, day(1), "ok", "It is ok.", "again", 0, posted=True))
+    assert chat.judge(3, "ok") == Saying("belated", untold=((day(2), "drift"),))
+    chat = Chat()
+    chat.hears("1 drift!")
+    chat.alerts.append(Alert(2, day(1), "drift", "It is drift.", "again", 0, posted=True))
+    assert chat.judge(2, "warn") == Saying("eased"), "but of its own night it tells all"
 
 
 def test_a_reason_is_told_again_after_a_month_and_another_one_at_once() -> None:

@@ -109,6 +109,26 @@ def test_failed_images_that_would_be_scored_again_are_counted(config: Config, tm
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("make", [learners.multi_label_learner, learners.regression_learner])
+def test_learners_that_predict_no_single_class(make: Any, tmp_path: Path) -> None:
+    """Scored, and under another such learner scored again: the runs foretold are those that come."""
+    paths = learners.write_digits(tmp_path / "train", 0, 80, by_label=True)
+    first, second = (learners.exported(make(paths), tmp_path / f"{name}.pkl") for name in ("first", "second"))
+    root = tmp_path / "root"
+    config = Config(
+        root=str(root), learner=first.path, images=str(tmp_path / "train"), source="digits", name="all", actors=0
+    )
+    found = score_images(dry(config))
+    assert not root.exists() and (found["images_to_score"], found["probed"]) == (80, 48)
+    done = score_images(config)
+    assert (done["failed"], [done["run_id"]]) == (0, found["runs"])
+    before, again = tree(root), config.model_copy(update={"learner": second.path, "run": done["run_id"]})
+    found = rescore_run(dry(again))
+    assert tree(root) == before and found["images_to_score"] == 80
+    assert [rescore_run(again)["run_id"]] == found["runs"]
+
+
+@pytest.mark.slow
 def test_the_command_prints_it_and_json_has_the_same_numbers(config: Config, tmp_path: Path) -> None:
     flags = ["score", "--dry-run", "--price-per-hour", "3600", "--actors", "0", "--source", "digits", "--name", "first"]
     for key in ("root", "learner", "images"):
@@ -168,12 +188,11 @@ def test_late_images_are_held_against_nights_of_other_prefixes(nights: tuple[Sto
 def test_time_goes_by_rounds_of_shards_over_the_actors(nights: tuple[Store, Layout]) -> None:
     store, layout = nights
     run = begun(store, layout, frozen(store, layout, images(1)))
-    pace = Pace(probed=64, actors=4, rate=40.0, start=7.0)
+    pace = Pace(probed=64, actors=4, rate=40.0, connect=5.0, start=2.0)
     assert _seconds([Left(run, tuple(range(8)), 800)], pace) == 7 + 20
     assert _seconds([Left(run, tuple(range(9)), 900)], pace) == 7 + 30, "the ninth shard has an actor to itself"
-    assert _seconds([Left(run, tuple(range(4)), 400)] * 2, pace) == 7 + 20, "several runs, one after the other"
-    assert _seconds([Left(run, (), 0)], pace) == 7.0
-    assert _seconds([], None) == 0.0
+    assert _seconds([Left(run, tuple(range(4)), 400)] * 2, pace) == 7 + 2 + 20, "several runs, one after the other"
+    assert _seconds([Left(run, (), 0)], pace) == 5.0
 
 
 @pytest.mark.thorough

@@ -137,6 +137,15 @@ def test_it_is_made_once_whoever_asks(config: Config, run: Run) -> None:
     assert chosen == ("int8", run.record.engine_note)
 
 
+def test_a_dry_run_makes_it_and_keeps_none_of_it(config: Config, run: Run, tmp_path: Path) -> None:
+    """The network in int8 is made in memory and goes to the worker from there."""
+    root = tmp_path / "root"
+    found = score_images(config.model_copy(update={"root": str(root), "dry_run": True}))
+    assert not root.exists()
+    assert found["runs"] == [run.record.run_id], "the run in int8, and not one in float32"
+    assert (found["images_to_score"], found["probed"]) == (900, 64)
+
+
 def test_held_out_images_of_the_reference_come_first(config: Config, digits: Path, tmp_path: Path) -> None:
     """Images of tonight must not decide what is close when there are images that the learner's owner chose."""
     labels = tmp_path / "labels.csv"

@@ -118,6 +118,8 @@ def users(ray_cluster: RayCluster, s3: S3Server, tmp_path_factory: pytest.TempPa
         user.submit(
             "rescore", "rescore", "--learner", f"{bucket}/models/1.pkl", "--run", user.results["first"]["run_id"]
         )
+        # The first night is known by now.
+        user.submit("nights", "rescore", "--learner", f"{bucket}/models/1.pkl", "--nights", "2026-11-22..2026-11-23")
 
     def photos(user: User) -> None:
         bucket = user.results["config"]["root"].removesuffix("/drivetrain")
@@ -155,6 +157,14 @@ def test_photos(users: dict[str, User], s3: S3Server) -> None:
     )
     assert scored["label"].to_dict() == of_night["label"].to_dict()
     assert set(scored["width"]) == {500} and set(scored["height"]) == {400}
+
+
+def test_rescoring_nights_is_one_job(users: dict[str, User]) -> None:
+    results = users["digits"].results
+    known, scored = results["nights"]["nights"]
+    assert (known["night"], known["made"], known["run_id"]) == ("2026-11-22", "known", results["rescore"]["run_id"])
+    assert (scored["night"], scored["made"], scored["failed"]) == ("2026-11-23", "scored", 0)
+    assert results["nights"]["reference"] and scored["verdict"] and 0 <= scored["agreement"] <= 1
 
 
 @pytest.mark.parametrize("name", ["digits", "photos"])

@@ -31,7 +31,7 @@ from drivetrain.store import Store
 
 pytestmark = pytest.mark.thorough
 
-NIGHTS = ("2026-11-20", "2026-11-21", "2026-11-22")
+NIGHTS = ("2026-11-20", "2026-11-21", "2026-11-22", "2026-11-23", "2026-11-24")
 A_NIGHT, TRAIN = 120, 700
 SETTINGS = ("--source", "shop", "--engine", "torch", "--min-images", "50")
 
@@ -56,7 +56,7 @@ class Killer:
 
 @dataclass(frozen=True)
 class World:
-    """A bucket with three nights, a folder with two learners, and a way to the server that kills."""
+    """A bucket with five nights, a folder with two learners, and a way to the server that kills."""
 
     bucket: str
     folder: Path
@@ -144,11 +144,21 @@ def go_round(world: World, root: str, where: tuple[str, ...], kills: dict[str, s
     queue = world.folder / f"{root}.csv"
     do("queue", "queue", drifted["run_id"], "--output", str(queue), "--sample", "40")
     do("labels", "labels", "import", str(labelled(queue)))
+    # Of one run first: the reference of a new head is made with it, from stored embeddings.
+    do("new head", "rescore", "--learner", second, "--run", drifted["run_id"])
     again = do("rescore", "rescore", "--learner", second, "--nights", f"{NIGHTS[0]}..{NIGHTS[1]}")
     do("shadow", "nightly", "--night", NIGHTS[2], *night, "--shadow", second)
     do("compare", "compare", drifted["run_id"], again["nights"][1]["run_id"])
     do("behave", "behave", second, "--behaviour-images", "40")
+    do("scope", "promote", second, "--scope", "0.5", "--despite-behaviour")
+    do("catch-up", "nightly", "--catch-up", "--night", NIGHTS[4], *night)
+    do("withdraw", "promote", "--withdraw")
     do("promote", "promote", second, "--despite-behaviour")
+    found["promoted table"] = rows_of(world, root)["model_id"].value_counts().to_dict()
+    do("rollback", "promote", "--rollback")
+    # A table that somebody removed is made anew.
+    for each in list(world.store.find(Layout(f"{world.bucket}/{root}").table("shop"))):
+        world.store.delete(each.uri)
     do("table", "table")
     do("nights", "nights")
     return found
@@ -172,11 +182,17 @@ KILLS = {
     "drifted": "commit.json",
     "queue": "/drawn/",
     "labels": "/labels/",
+    "new head": "/references/",
     "rescore": "verdict.json",
     "shadow": "comparison.json",
     "compare": "comparison.json",
     "behave": "behaviour.json",
+    "scope": "/site/",
+    "catch-up": "comparison.json",
+    "withdraw": "/site/",
     "promote": "/_delta_log/",
+    "rollback": ".shown",
+    "table": "/_delta_log/",
 }
 # Of a result what says when, where or in which of two starts.
 PASSING = {
@@ -218,11 +234,17 @@ def test_a_step_whose_driver_is_killed_at_its_last_write_is_ended_by_the_same_co
     calm = go_round(world, "root/calm", ("--actors", "0"), {})
     killed = go_round(world, "root/killed", ("--actors", "2", "--ray-address", nodes.address), KILLS)
     assert len(world.killer.killed) == len(KILLS), world.killer.killed
-    for step in ("drifted", "labels", "compare", "behave", "promote", "nights"):
+    named = ("scope", "withdraw", "promote", "promoted table", "rollback")
+    for step in ("drifted", "labels", "new head", "compare", "behave", "catch-up", *named, "nights"):
         assert told(killed[step], world.bucket) == told(calm[step], world.bucket), step
     assert calm["drifted"]["verdict"] == "drift" and calm["rescore"]["nights"][0]["made"] == "head only"
+    first, second = (world.learners[name].sha256[:12] for name in ("first", "second"))
+    assert calm["promote"]["champion"]["model_id"] == second and calm["rollback"]["champion"]["model_id"] == first
+    assert [each["night"] for each in calm["catch-up"]["caught_up"]] == [*NIGHTS[3:]]
+    assert {each["shadow"] for each in calm["catch-up"]["caught_up"]} == {second}
+    assert calm["withdraw"]["challenger"] is None and calm["scope"]["challenger"]["model_id"] == second
     expected, found = rows_of(world, "root/calm"), rows_of(world, "root/killed")
-    assert list(found.index) == list(expected.index) and found.index.is_unique and len(found) == 3 * A_NIGHT
+    assert list(found.index) == list(expected.index) and found.index.is_unique and len(found) == len(NIGHTS) * A_NIGHT
     for column in ("status", "label", "model_id", "night"):
         assert (found[column] == expected[column]).all(), column
     np.testing.assert_allclose(np.stack(found["probs"]), np.stack(expected["probs"]), atol=1e-6)

@@ -73,7 +73,7 @@ def test_an_alarm_is_one_line_and_blocks_with_verdict_three_numbers_link_and_fou
         (
             "ok",
             Saying("belated", untold=(("2026-11-22", "drift"),)),
-            "✔ ok: shop 2026-11-23: Could not be posted before: drift on 2026-11-22. 1,207 images",
+            "✔ ok: shop 2026-11-23: Not told before: drift on 2026-11-22. 1,207 images",
         ),
     ],
 )

@@ -6,6 +6,9 @@ from typing import Any
 
 import learners
 import pytest
+from builders import frozen, images
+from chats import hook
+from pydantic import SecretStr
 
 from drivetrain import Config, list_nights, promote, rescore_run, roll_back, run_night
 from drivetrain.aliases import challenger_of, current, history, in_scope
@@ -215,3 +218,18 @@ def test_catching_up_stops_at_the_first_error_with_what_to_type(
     result = run_night(world.config("stops", DAYS[3], **more))
     assert [each["night"] for each in result["caught_up"]] == list(DAYS[1:])
     assert current(store, layout, "stops", "champion")
+
+
+def test_the_chat_hears_of_a_catch_up_in_one_message_also_of_one_that_stops(tmp_path: Path, world: World) -> None:
+    """Without a reference each night is unknown; one of them has a plan of another prefix, which stops it."""
+    with hook([200]) as chat:
+        more: dict[str, Any] = {"root": str(tmp_path / "root"), "webhook": SecretStr(chat.url)}
+        run_night(world.config("told", DAYS[0], root=more["root"]))
+        store, layout = open_root(world.config("told", **more))
+        frozen(store, layout, images(1), source="told", name=DAYS[3])
+        with pytest.raises(SettingError, match="froze the images"):
+            run_night(world.config("told", DAYS[3], catch_up=True, **more))
+        (message,) = chat.got
+        assert f"told {DAYS[2]}: " in message["text"] and f"Not told before: unknown on {DAYS[1]}." in message["text"]
+        result = run_night(world.config("told", DAYS[2], catch_up=True, **more))
+        assert result["caught_up"] == [] and len(chat.got) == 1
