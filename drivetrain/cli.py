@@ -379,10 +379,10 @@ _command(
 
 _command(
     "queue",
-    "Write a measured run's review queue as a file to be labelled: CSV, Label Studio or FiftyOne.",
+    "Write a run's review queue, or what two runs call otherwise, as a file to label: CSV, Label Studio, FiftyOne.",
     "export_queue",
     needs=("root", "run"),
-    keys=(*COMMON, "to", "output", "sample"),
+    keys=(*COMMON, "to", "output", "flips", "review_size", "sample"),
     arguments=("run",),
     job=False,
 )

@@ -65,7 +65,7 @@ def compare(old_id: str, new_id: str, old: pa.Table, new: pa.Table, known: Known
         raise RunError(
             f"The runs {old_id} and {new_id} have no image in common; expected a rescore of the same images."
         )
-    ok_old, ok_new = pc.equal(pairs["status"], "ok"), pc.equal(pairs["status_new"], "ok")
+    ok_old, ok_new = _scored(pairs)
     scored = pairs.filter(pc.and_(ok_old, ok_new))
     says = known.task != "regression" and len(scored) > 0
     differs = pc.not_equal(scored["said"], scored["said_new"]) if says else None
@@ -129,6 +129,20 @@ def compare(old_id: str, new_id: str, old: pa.Table, new: pa.Table, known: Known
         inputs=dict(known.inputs),
         made=known.made,
     )
+
+
+def flipped_images(old: pa.Table, new: pa.Table, task: str) -> pa.Table:
+    """The images that both runs scored and call otherwise, with the columns of both; those of the new end in ``_new``.
+
+    ``old`` and ``new`` have `columns_of` the task, which is none of numbers.
+    """
+    pairs = _said(_joined(old, new), task)
+    return pairs.filter(pc.and_(pc.and_(*_scored(pairs)), pc.not_equal(pairs["said"], pairs["said_new"])))
+
+
+def _scored(pairs: pa.Table) -> tuple[pa.ChunkedArray, pa.ChunkedArray]:
+    """Which images the old run scored, and which the new one."""
+    return pc.equal(pairs["status"], "ok"), pc.equal(pairs["status_new"], "ok")
 
 
 def _joined(old: pa.Table, new: pa.Table) -> pa.Table:

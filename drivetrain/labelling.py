@@ -16,8 +16,10 @@ import pyarrow.compute as pc
 from drivetrain.config import Config
 from drivetrain.console import busy, say
 from drivetrain.errors import SettingError
+from drivetrain.flips import flips_to_label
 from drivetrain.judge import judge_labelled
 from drivetrain.labelfiles import (
+    Chosen,
     Labels,
     ToLabel,
     delimiter_of,
@@ -44,45 +46,71 @@ SUFFIX = {"csv": "csv", "labelstudio": "json", "fiftyone": "json"}
 
 
 def export_queue(config: Config) -> dict[str, Any]:
-    """Write a measured run's review queue as a file to be labelled, without the images that have labels already.
+    """Write a run's images to be labelled as a file, without those that have labels already.
 
-    Needs ``root``, ``run``; ``to`` says the form, ``output`` the file (``queue-RUN.csv`` here by default), ``sample``
-    how many images drawn at random come with it, so that labels tell the night's accuracy. Returns the job's result:
-    ``queue``, and how many ``images``. Raises SettingError when the run has not been measured, and when the file is
-    there and holds something else.
+    Needs ``root``, ``run``. The images are the review queue of a measured run; with ``flips``, the id of another run
+    over the same images, those whose label the two runs don't share, ``review_size`` at most. ``to`` says the form,
+    ``output`` the file (``queue-RUN.csv`` or ``flips-RUN.csv`` here by default), ``sample`` how many images drawn at
+    random come with it, so that labels tell the night's accuracy; it draws from a run that was not measured too.
+    Returns the job's result: ``queue``, and how many ``images``. Raises SettingError when the run has not been measured
+    and neither flips nor a sample is wanted, and when the file is there and holds something else.
     """
     _, run_id = config.need("root", "run")
     store, layout = open_root(config, existing=True)
     run = Run.find(store, layout, run_id).newest()
-    done = latest_record(store, layout, run) if run.committed() else None
-    if done is None:
-        where = f"--root {layout.root} --run {run_id}"
-        raise SettingError(
-            f"Run {run_id} has not been measured: it has no queue. First: drivetrain drift measure {where}"
-        )
-    queue = store.read_table(done[0].review).to_pylist()
-    drawn = draw(run, config.sample)
     people = people_labels(store, layout, run.record.source)
+    queue = _flips(run, config, people) if config.flips else _review(run, config)
+    drawn = draw(run, config.sample) if config.sample else []
     images = _to_label(run, queue, drawn, people)
-    left_out = len({row["uri"] for row in queue} | set(drawn)) - len(images)
-    file = store.normalise(config.output or f"queue-{run_id}.{SUFFIX[config.to]}")
+    file = store.normalise(config.output or f"{queue.name}-{run_id}.{SUFFIX[config.to]}")
     _write(store, file, _as_file(run, images, config))
     if drawn:
         keep_drawn(store, layout, run.record.source, run.record.kind, run.record.name, drawn)
     chosen = Counter(each.chosen for each in images)
+    left_out = {uri for uri in (*queue.moved, *drawn) if uri in people} | queue.labelled
     result = {
         "run_id": run.record.run_id, "queue": file, "to": config.to, "images": len(images),
-        "moved": chosen["moved"], "random": chosen["random"], "labelled_before": left_out,
+        "moved": chosen["moved"], "flipped": chosen["flipped"], "random": chosen["random"],
+        "labelled_before": len(left_out),
     }  # fmt: skip
     if config.to == "labelstudio":
         result["interface"] = label_studio_config(run.record.vocab, run.record.task)
     return result
 
 
-def _to_label(run: Run, queue: list[dict[str, Any]], drawn: list[str], people: Mapping[str, str]) -> list[ToLabel]:
+@dataclass(frozen=True)
+class _Queue:
+    """Images in their order, each with how far it moved where that is known. ``labelled``: those left out before."""
+
+    name: str
+    chosen: Chosen
+    moved: Mapping[str, float | None]
+    labelled: frozenset[str] = frozenset()
+
+
+def _review(run: Run, config: Config) -> _Queue:
+    """The review queue of a run; nothing of one that was not measured, where images are drawn at random."""
+    done = latest_record(run.store, run.layout, run) if run.committed() else None
+    if done is None and not (config.sample and run.committed()):
+        where = f"--root {run.layout.root} --run {run.record.run_id}"
+        raise SettingError(
+            f"Run {run.record.run_id} has not been measured: it has no queue. First: drivetrain drift measure {where}\n"
+            "Or label images drawn at random (--sample 100), or those that another run calls otherwise (--flips RUN)."
+        )
+    rows = run.store.read_table(done[0].review).to_pylist() if done else []
+    return _Queue("queue", "moved", {row["uri"]: row["moved"] for row in rows})
+
+
+def _flips(run: Run, config: Config, people: Mapping[str, str]) -> _Queue:
+    """The images on which a run and another one disagree. Raises RunError where one of them is not committed."""
+    other = Run.find(run.store, run.layout, str(config.flips)).newest()
+    found = flips_to_label(other, run, config.review_size, people.keys())
+    return _Queue("flips", "flipped", dict.fromkeys(found.uris), found.labelled)
+
+
+def _to_label(run: Run, queue: _Queue, drawn: list[str], people: Mapping[str, str]) -> list[ToLabel]:
     """The queue in its order, then what was drawn; each image once, and none that people have labelled."""
-    moved = {row["uri"]: row["moved"] for row in queue}
-    uris = [uri for uri in dict.fromkeys([*moved, *drawn]) if uri not in people]
+    uris = [uri for uri in dict.fromkeys([*queue.moved, *drawn]) if uri not in people]
     rows = rows_of(run, uris, ["label", "labels", "values", "confidence", "true_label"])
     at_random = set(drawn)
     return [
@@ -91,8 +119,8 @@ def _to_label(run: Run, queue: list[dict[str, Any]], drawn: list[str], people: M
             label=rows[uri]["true_label"],
             predicted=_predicted(run, rows[uri]),
             confidence=rows[uri]["confidence"],
-            moved=moved.get(uri),
-            chosen="random" if uri in at_random else "moved",
+            moved=queue.moved.get(uri),
+            chosen="random" if uri in at_random else queue.chosen,
         )
         for uri in uris
         if uri in rows

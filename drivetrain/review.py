@@ -56,7 +56,7 @@ def review_queue(
         first[np.unique(groups[order], return_index=True)[1]] = True
         order = np.concatenate([order[first], order[~first]])
     if whitened is not None and len(order) > size:
-        order = _apart(order[: CHOICE * size], whitened, size)
+        order = apart(order[: CHOICE * size], whitened, size)
     order = order[:size]
     chosen = rows.take(pa.array(order))
     columns = {
@@ -71,7 +71,7 @@ def review_queue(
     return pa.table(columns, schema=QUEUE)
 
 
-def _apart(order: npt.NDArray[np.int64], whitened: npt.NDArray[np.float64], size: int) -> npt.NDArray[np.int64]:
+def apart(order: npt.NDArray[np.int64], whitened: npt.NDArray[np.float64], size: int) -> npt.NDArray[np.int64]:
     """Of twice as many images as are wanted, in their order, those that are no near neighbours of one before them."""
     points = whitened[order]
     limit = np.median(np.linalg.norm(points - points.mean(axis=0), axis=1)) * TOO_NEAR
