@@ -10,6 +10,7 @@ import numpy as np
 
 from drivetrain.compare import columns_of, flipped_images
 from drivetrain.errors import SettingError
+from drivetrain.lens import Matrix
 from drivetrain.realised import rows_of
 from drivetrain.review import CHOICE, apart
 from drivetrain.run import Run
@@ -48,11 +49,12 @@ def flips_to_label(old: Run, new: Run, size: int, labelled: Collection[str]) -> 
     return Flips(tuple(first[:size]), frozenset(uri for uri, is_known in zip(uris, known, strict=True) if is_known))
 
 
-def _standardised(run: Run, uris: list[str]) -> np.ndarray[tuple[int, int], np.dtype[np.float64]] | None:
+def _standardised(run: Run, uris: list[str]) -> Matrix | None:
     """The embeddings of some images, each number by its spread among them; None where the run has none."""
     if not run.record.embedding_size:
         return None
     rows = rows_of(run, uris, ["embedding"])
     points = np.array([rows[uri]["embedding"] for uri in uris], np.float64)
     spread = points.std(axis=0)
-    return (points - points.mean(axis=0)) / np.where(spread > 0, spread, 1.0)
+    scaled: Matrix = (points - points.mean(axis=0)) / np.where(spread > 0, spread, 1.0)
+    return scaled
