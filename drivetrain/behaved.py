@@ -38,6 +38,11 @@ def digest_of(learner: Tested, champion: Tested | None, sample: Sample, cases: S
     return hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:12]
 
 
+def now() -> str:
+    """The time in UTC as records have it, which sorts as text."""
+    return datetime.now(UTC).isoformat(timespec="milliseconds")
+
+
 def refuse_unreadable(cases: Sequence[Case], answers: Answers) -> None:
     """Raise SettingError for a case that nobody can read: no learner can fail it."""
     for place, (reason, text) in answers.errors.items():
@@ -68,11 +73,13 @@ def record_of(
     found = stability.judged(stayed, champion_stayed)
     own = _own(cases, answers, beside, learner.info.task)
     passed = all(each.passed for each in found) and all(case["passed"] for case in own)
+    made = now()
     return {
         "schema": BEHAVIOUR_SCHEMA,
         "model_id": learner.info.model_id,
         "against": champion.info.model_id if champion else None,
-        "made": datetime.now(UTC).isoformat(timespec="milliseconds"),
+        "made": made,
+        "asked": made,
         "passed": passed,
         "sentence": _sentence(found, own, len(scored), champion),
         "notes": list(sample.notes),

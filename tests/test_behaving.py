@@ -344,6 +344,33 @@ def test_the_same_command_again_does_nothing(world: World, capsys: pytest.Captur
     assert json.loads(json.dumps(first)) == again and "nothing to do" in capsys.readouterr().err
 
 
+def test_promote_goes_by_what_behave_showed_last(world: World) -> None:
+    """With cases it fails, without it passes, with cases again it fails: found there, and shown."""
+    world.crown("steady")
+    lost, folder = world.exports["lost"].sha256[:12], cases(world)
+    shown = [check_behaviour(world.config("lost", cases=each))["passed"] for each in (folder, None, folder)]
+    assert shown == [False, True, False]
+    with pytest.raises(SettingError, match="own cases come out wrong"):
+        drivetrain.promote(world.config("lost"), lost)
+    assert check_behaviour(world.config("lost"))["passed"]
+    assert drivetrain.promote(world.config("lost"), lost)["champion"]["model_id"] == lost
+
+
+def test_a_champion_that_was_gone_back_from_does_not_lock_out_a_learner(world: World, made: World) -> None:
+    """As brittle as the champion dim, less stable than steady. Back at dim it passes as it did before."""
+    dls = ImageDataLoaders.from_folder(made.folder / "all", train="train", valid="valid", bs=4, num_workers=0)
+    model = by_hand([29.0, 29.0, 29.0], -87 * DARK)
+    world = World(world.folder, world.exports | {"dusk": exported(Learner(dls, model), world.folder / "dusk.pkl")})
+    world.crown("dim")
+    assert check_behaviour(world.config("dusk"))["passed"]
+    world.crown("steady")
+    assert check_behaviour(world.config("dusk"))["passed"] is False
+    drivetrain.roll_back(world.config("dim", trust=tuple(each.sha256 for each in world.exports.values())))
+    assert check_behaviour(world.config("dusk"))["passed"]
+    dusk = world.exports["dusk"].sha256[:12]
+    assert drivetrain.promote(world.config("dusk"), dusk)["champion"]["model_id"] == dusk
+
+
 @pytest.mark.parametrize("change", ["case", "champion", "images", "settings"])
 def test_other_inputs_are_other_tests(world: World, change: str) -> None:
     folder = cases(world)
