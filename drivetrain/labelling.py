@@ -5,7 +5,7 @@ over: somebody may have put labels into it.
 """
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -36,12 +36,14 @@ from drivetrain.manifest import find_plan, manifest_images
 from drivetrain.nights import latest_record
 from drivetrain.planruns import counting_run
 from drivetrain.realised import draw, rows_of
-from drivetrain.reference import DEEPEST_TAIL, by_tail, tail_of
+from drivetrain.reference import tail_of
 from drivetrain.root import from_json, open_root
 from drivetrain.run import Run
 from drivetrain.store import Store
 
 PlanName = tuple[str, str]
+# Instead of a number of parts: the whole key.
+WHOLE = 0
 SUFFIX = {"csv": "csv", "labelstudio": "json", "fiftyone": "json"}
 
 
@@ -209,13 +211,12 @@ def _say_no_image(where: str, source: str, name: str, example: str) -> None:
 
 
 def _matched(store: Store, layout: Layout, source: str, read: Labels) -> tuple[dict[str, str], _Found]:
-    """The uri that each name means: itself, else the one image with the longest end of its path.
+    """The uri that each name means: itself, else the image of that key, else the one with the longest end of its path.
 
     A name that is a whole uri means nothing else. Plan by plan and file by file: only what fits is kept in memory.
     """
     names = pa.array(list(read.by_name), pa.string())
-    ends = {depth: by_tail([_own(name, read) for name in read.by_name if "://" not in name], depth)
-            for depth in range(1, DEEPEST_TAIL + 1)}  # fmt: skip
+    ends = _ends_of_names([_own(name, read) for name in read.by_name if "://" not in name])
     found = _Found()
     for plan, batch in _images(store, layout, source):
         uris = batch["uri"]
@@ -226,9 +227,9 @@ def _matched(store: Store, layout: Layout, source: str, read: Labels) -> tuple[d
             _note_ends(uris.to_pylist(), plan, ends, read, found)
     matched = {name: name for name in read.by_name if name in found.plans}
     taken = set(matched)
-    for depth in range(DEEPEST_TAIL, 0, -1):
+    for depth in ends:
         for name in read.by_name:
-            end = tail_of(_own(name, read), depth)
+            end = _end(_own(name, read), depth)
             fits = found.by_end.get((depth, end), set())
             if name not in matched and end in ends[depth] and len(fits) == 1 and not fits & taken:
                 (matched[name],) = fits
@@ -236,10 +237,29 @@ def _matched(store: Store, layout: Layout, source: str, read: Labels) -> tuple[d
     return matched, found
 
 
-def _note_ends(uris: list[str], plan: PlanName, ends: dict[int, dict[str, str]], read: Labels, found: _Found) -> None:
+def _ends_of_names(names: Sequence[str]) -> dict[int, set[str]]:
+    """By depth, from the whole key down to the last part: the ends that one name alone has."""
+    deepest = max((len(_end(name, WHOLE).split("/")) for name in names), default=0)
+    counted = {depth: Counter(_end(name, depth) for name in names) for depth in (WHOLE, *range(deepest, 0, -1))}
+    return {depth: {end for end, number in ends.items() if number == 1} for depth, ends in counted.items()}
+
+
+def _end(path: str, depth: int) -> str:
+    """The last ``depth`` parts of a path or uri; of WHOLE its key, which is all but the bucket."""
+    if depth != WHOLE:
+        return tail_of(path, depth)
+    return (path.split("://", 1)[1].partition("/")[2] if "://" in path else path).replace("\\", "/").lstrip("/")
+
+
+def _note_ends(uris: list[str], plan: PlanName, ends: dict[int, set[str]], read: Labels, found: _Found) -> None:
+    # Most images have a file name that nobody named: the longer ends of these are never made.
+    lasts = {tail_of(_own(name, read), 1) for name in read.by_name}
     for uri in uris:
+        path = without_suffix(uri) if read.stems else uri
+        if tail_of(path, 1) not in lasts:
+            continue
         for depth, wanted in ends.items():
-            end = tail_of(without_suffix(uri) if read.stems else uri, depth)
+            end = _end(path, depth)
             if end not in wanted:
                 continue
             fits = found.by_end.setdefault((depth, end), set())

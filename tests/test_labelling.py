@@ -20,6 +20,7 @@ from drivetrain import Config, export_queue, import_labels, list_nights
 from drivetrain.aliases import name_next
 from drivetrain.errors import SettingError
 from drivetrain.gc import collect_garbage
+from drivetrain.images import ObjectInfo
 from drivetrain.judge import judge_run
 from drivetrain.labels import LABELS, drawn_images, people_labels
 from drivetrain.layout import Layout
@@ -319,6 +320,34 @@ def test_names_that_another_machine_gave_match_by_the_end_that_one_image_alone_h
     # 1.jpg is an end of two images, and a whole uri of another bucket is another image.
     assert (result["labels"], result["unknown"]) == (2, 2)
     assert "2 labelled images are in no plan of shop, or fit several; e.g. '1.jpg'" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("to", ["fiftyone", "a copy of the bucket"])
+def test_keys_that_differ_in_the_night_alone_match_however_deep_they_are(
+    layout: Layout, tmp_path: Path, to: str
+) -> None:
+    """What was exported names the whole key; a copy of the bucket has more before it."""
+    for night in (NIGHT, "2026-01-03"):
+        keys = [f"{night.replace('-', '/')}/site/hall/cam/10/{number:04d}.jpg" for number in range(4)]
+        plan = frozen(STORE, layout, [ObjectInfo(f"s3://b/{key}", 10, "e", None) for key in keys], name=night)
+        run = begun(STORE, layout, plan, task="single_label")
+        run.commit({shard: run.save_part(shard, _part(run, shard)) for shard in range(plan.shards)}, 0.5, 1.0, 4)
+    export_queue(config_of(layout, run=run.record.run_id, sample=4, to="fiftyone", output=str(tmp_path / "out.json")))
+    named = json.loads((tmp_path / "out.json").read_text())["labels"]
+    before, suffix = ("", "") if to == "fiftyone" else ("/home/me/copy/", ".jpg")
+    back = {"classes": ["cat", "dog"], "labels": {f"{before}{name}{suffix}": 1 for name in named}}
+    (tmp_path / "back.json").write_text(json.dumps(back))
+    assert import_labels(config_of(layout), str(tmp_path / "back.json"))["labels"] == 4
+    assert people_labels(STORE, layout, "shop") == {f"s3://b/{key}": "dog" for key in keys}
+
+
+def test_a_whole_key_means_its_image_though_another_key_ends_so(layout: Layout, tmp_path: Path) -> None:
+    objects = [ObjectInfo(f"s3://b/{key}", 10, "e", None) for key in ("cam/1.jpg", "old/cam/1.jpg")]
+    plan = frozen(STORE, layout, objects)
+    run = begun(STORE, layout, plan, task="single_label")
+    run.commit({0: run.save_part(0, _part(run, 0))}, 0.5, 1.0, 2)
+    brought(run, tmp_path, {"cam/1.jpg": "cat"})
+    assert people_labels(STORE, layout, "shop") == {"s3://b/cam/1.jpg": "cat"}
 
 
 def test_of_two_names_for_one_image_neither_is_guessed(layout: Layout, tmp_path: Path) -> None:
