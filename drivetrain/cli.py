@@ -329,7 +329,7 @@ _command(
     "table",
     "Make the Delta table of a source's current scores up to date and compact, and show how to read it.",
     "show_table",
-    needs=("root", "source"),
+    needs=("root",),
     keys=(*COMMON, "source"),
 )
 
@@ -397,7 +397,7 @@ _command(
     "import",
     "Take in people's labels (CSV, Label Studio, FiftyOne), and count how often the learner was right.",
     "import_labels",
-    needs=("root", "source"),
+    needs=("root",),
     keys=(*COMMON, "source", "actors", "ray_address"),
     arguments=("file",),
     group=labels,

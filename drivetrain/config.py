@@ -386,9 +386,11 @@ class Config(BaseModel):
         return _two_days(self.nights) if self.nights else (date.min, date.max)
 
     def the_source(self) -> str:
-        """The source's name: the one given, else made from the images' prefix."""
+        """The source's name: the one given, else made from the images' prefix. Raises SettingError without either."""
         if self.source:
             return self.source
+        if self.images is None:
+            self.need("source")
         (images,) = self.need("images")
         words = re.findall(r"[A-Za-z0-9]+", _NIGHT.sub("", images.split("://")[-1]))
         return "-".join(words[-2:])[:64] or "images"

@@ -170,12 +170,13 @@ class _Found:
 def import_labels(config: Config, file: str) -> dict[str, Any]:
     """Take in the labels that people gave a source's images, and count how often the learner was right.
 
-    Needs ``root``, ``source``. ``file``: a CSV with fname and label, Label Studio's JSON or JSON-MIN, or FiftyOne's
-    labels.json. Returns the job's result: how many ``labels``, ``new`` ones among them, and of each of the ``nights``
-    the realised accuracy. The same file again changes nothing. Raises SettingError for a file that is none of these,
-    and when no image fits.
+    Needs ``root``, and ``source`` or ``images``, which name it. ``file``: a CSV with fname and label, Label Studio's
+    JSON or JSON-MIN, or FiftyOne's labels.json. Returns the job's result: how many ``labels``, ``new`` ones among them,
+    and of each of the ``nights`` the realised accuracy. The same file again changes nothing. Raises SettingError for a
+    file that is none of these, and when no image fits.
     """
-    _, source = config.need("root", "source")
+    config.need("root")
+    source = config.the_source()
     store, layout = open_root(config, existing=True)
     where = store.normalise(file)
     try:

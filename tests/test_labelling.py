@@ -14,10 +14,12 @@ from typing import Any
 import pyarrow as pa
 import pytest
 from builders import begun, frozen, image, part_of
+from click.testing import CliRunner
 from scipy.stats import beta
 
 from drivetrain import Config, export_queue, import_labels, list_nights
 from drivetrain.aliases import name_next
+from drivetrain.cli import main
 from drivetrain.errors import SettingError
 from drivetrain.gc import collect_garbage
 from drivetrain.images import ObjectInfo
@@ -348,6 +350,24 @@ def test_a_whole_key_means_its_image_though_another_key_ends_so(layout: Layout, 
     run.commit({0: run.save_part(0, _part(run, 0))}, 0.5, 1.0, 2)
     brought(run, tmp_path, {"cam/1.jpg": "cat"})
     assert people_labels(STORE, layout, "shop") == {"s3://b/cam/1.jpg": "cat"}
+
+
+def test_the_config_that_init_writes_names_the_source(layout: Layout, tmp_path: Path) -> None:
+    """README's line of `init` gives images and no source; `nightly` made a name of that."""
+    export, file = tmp_path / "export.pkl", str(tmp_path / "drivetrain.toml")
+    export.write_bytes(b"no learner yet")
+    words = ["--learner", str(export), "--images", "s3://my-bucket/incoming/{night:%Y/%m/%d}", "--root", layout.root]
+    assert CliRunner().invoke(main, ["init", "--config", file, *words]).exit_code == 0
+    plan = frozen(STORE, layout, [image("1.jpg")], source="bucket-incoming")
+    run = begun(STORE, layout, plan, task="single_label")
+    run.commit({0: run.save_part(0, _part(run, 0))}, 0.5, 1.0, 1)
+    labels = written(tmp_path, {image("1.jpg").uri: "cat"})
+    for command in (["labels", "import", labels], ["table"]):
+        done = CliRunner().invoke(main, [*command, "--config", file])
+        assert done.exit_code == 0, done.output
+    assert people_labels(STORE, layout, "bucket-incoming") == {image("1.jpg").uri: "cat"}
+    done = CliRunner().invoke(main, ["table", "--root", layout.root])
+    assert done.exit_code == 2 and "--source" in done.output
 
 
 def test_of_two_names_for_one_image_neither_is_guessed(layout: Layout, tmp_path: Path) -> None:
