@@ -4,7 +4,7 @@ Knows rows of two runs. Does not know which of the two is in use, or where anyth
 two learners: they live in different spaces.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -19,7 +19,7 @@ from drivetrain.lens import Indices, Vector
 from drivetrain.paired import wilson
 from drivetrain.recommend import Facts, recommend
 from drivetrain.schema import column, matrix
-from drivetrain.truth import Labelled, Training, jaccard, judged, labelled
+from drivetrain.truth import Joined, Labelled, Training, jaccard, judged, labelled
 
 MOST_FLIPS = 500
 MOST_CONFUSED = 1000
@@ -70,14 +70,15 @@ def compare(old_id: str, new_id: str, old: pa.Table, new: pa.Table, known: Known
     says = known.task != "regression" and len(scored) > 0
     differs = pc.not_equal(scored["said"], scored["said_new"]) if says else None
     flipped = scored.filter(differs) if says else scored.slice(0, 0)
-    found, counted = labelled(pairs, known.people, known.training, known.task)
+    classes = set(known.vocabs[0]) | set(known.vocabs[1])
+    found, counted = labelled(pairs, known.people, known.training, known.task, classes)
     truth = judged(
         found,
         counted,
         task=known.task,
         known=(known.training[0] is not None, known.training[1] is not None),
         changed=len(flipped) / len(scored) if says else None,
-        classes=set(known.vocabs[0]) | set(known.vocabs[1]),
+        classes=classes,
     )
     worst, tested, note = _slices(found, scored, differs, known)
     before, now = known.vocabs
@@ -125,7 +126,7 @@ def compare(old_id: str, new_id: str, old: pa.Table, new: pa.Table, known: Known
         slices_note=note,
         behaviour=known.behaviour,
         recommendation=recommend(facts),
-        flips=_flips(flipped, found),
+        flips=_flips(flipped, found, known.task, classes),
         inputs=dict(known.inputs),
         made=known.made,
     )
@@ -169,10 +170,14 @@ def _said(pairs: pa.Table, task: str) -> pa.Table:
         said = pairs[f"label{suffix}"]
         if task == "multi_label":
             sets = pairs[f"labels{suffix}"].to_pylist()
-            said = pa.chunked_array([[None if each is None else ", ".join(sorted(each)) or NONE for each in sets]],
-                                    pa.string())  # fmt: skip
+            said = pa.chunked_array([[None if each is None else _one_text(each) for each in sets]], pa.string())
         pairs = pairs.append_column(f"said{suffix}", said)
     return pairs
+
+
+def _one_text(labels: Iterable[str]) -> str:
+    """A set of labels as it is shown."""
+    return ", ".join(sorted(labels)) or NONE
 
 
 def _slices(
@@ -241,8 +246,11 @@ def _overlap(scored: pa.Table) -> float:
     return float(np.mean([jaccard(set(one or ()), set(other or ())) for one, other in both]))
 
 
-def _flips(flipped: pa.Table, found: Labelled) -> tuple[dict[str, Any], ...]:
-    """The surest of the images whose label changed, with their true label where it is known."""
+def _flips(flipped: pa.Table, found: Labelled, task: str, classes: Collection[str]) -> tuple[dict[str, Any], ...]:
+    """The surest of the images whose label changed, with their true label where it is known.
+
+    Of multi-label images that is written as the sets are that were said, so that it can be held against them.
+    """
     if not len(flipped):
         return ()
     names = ["uri", "said", "confidence", "said_new", "confidence_new", "true_label"]
@@ -250,7 +258,14 @@ def _flips(flipped: pa.Table, found: Labelled) -> tuple[dict[str, Any], ...]:
     here = found.rows.filter(pc.is_in(found.rows["uri"], value_set=rows["uri"].combine_chunks()))
     truth = dict(zip(here["uri"].to_pylist(), here["truth"].to_pylist(), strict=True))
     renamed = rows.rename_columns(["uri", "label", "confidence", "label_new", "confidence_new", "true_label"])
-    return tuple(row | {"true_label": truth.get(row["uri"], row["true_label"])} for row in renamed.to_pylist())
+    flips = [row | {"true_label": truth.get(row["uri"], row["true_label"])} for row in renamed.to_pylist()]
+    if task == "multi_label":
+        joined = Joined(classes)
+        flips = [
+            flip | {"true_label": None if (text := flip["true_label"]) is None else _one_text(joined.classes_of(text))}
+            for flip in flips
+        ]
+    return tuple(flips)
 
 
 def _value_change(scored: pa.Table) -> float | None:
