@@ -15,6 +15,7 @@ import pyarrow.compute as pc
 from drivetrain import slices
 from drivetrain.comparison import ENOUGH_FOR_SLICES, Behaviour, Comparison, OwnDrift, Slice
 from drivetrain.errors import RunError
+from drivetrain.labelfiles import NO_CLASS
 from drivetrain.lens import Indices, Vector
 from drivetrain.paired import wilson
 from drivetrain.recommend import Facts, recommend
@@ -23,7 +24,6 @@ from drivetrain.truth import Joined, Labelled, Training, jaccard, judged, labell
 
 MOST_FLIPS = 500
 MOST_CONFUSED = 1000
-NONE = "(none)"
 
 COLUMNS = ("uri", "status", "label", "labels", "confidence", "true_label", "values", "content_hash")
 # What each task says in a row; the other columns are not read.
@@ -177,7 +177,7 @@ def _said(pairs: pa.Table, task: str) -> pa.Table:
 
 def _one_text(labels: Iterable[str]) -> str:
     """A set of labels as it is shown."""
-    return ", ".join(sorted(labels)) or NONE
+    return ", ".join(sorted(labels)) or NO_CLASS
 
 
 def _slices(

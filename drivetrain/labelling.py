@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -19,6 +19,7 @@ from drivetrain.errors import SettingError
 from drivetrain.flips import flips_to_label
 from drivetrain.judge import judge_labelled
 from drivetrain.labelfiles import (
+    NO_CLASS,
     Chosen,
     Labels,
     ToLabel,
@@ -184,7 +185,7 @@ def import_labels(config: Config, file: str) -> dict[str, Any]:
     except OSError as error:
         raise SettingError(f"The labels file {where} can't be read: {error}") from error
     if not read.by_name:
-        raise SettingError(f"{where} holds {read.unlabelled:,} images and no label: fill them in first.")
+        _say_no_label(where, read.unlabelled)
     with busy(f"Looking for the images of {len(read.by_name):,} labels"):
         names, found = _matched(store, layout, source, read)
     unknown = [name for name in read.by_name if name not in names]
@@ -193,17 +194,32 @@ def import_labels(config: Config, file: str) -> dict[str, Any]:
     if unknown:
         say(f"{len(unknown):,} labelled images are in no plan of {source}, or fit several; e.g. {unknown[0]!r}.")
     nights = _counting(store, layout, source, found, set(names.values()))
-    vocab = next((run.record.vocab for run in nights.values() if run), ())
-    labels = {uri: delimiter_of(vocab).join(read.by_name[name]) for name, uri in names.items()}
+    run = next((run for run in nights.values() if run), None)
+    labels = {uri: text for name, uri in names.items() if (text := _kept(read, name, run)) is not None}
+    unlabelled = read.unlabelled + len(names) - len(labels)
+    if not labels:
+        _say_no_label(where, unlabelled)
     _say_foreign(labels, nights)
     new = keep_labels(store, layout, source, labels)
     if not new:
         say(f"All of these {len(labels):,} labels are known already.")
     return {
-        "labels": len(labels), "new": new, "unknown": len(unknown), "unlabelled": read.unlabelled,
+        "labels": len(labels), "new": new, "unknown": len(unknown), "unlabelled": unlabelled,
         "form": read.form, "source": source, "kept": layout.labels(source),
         "nights": [_judged(store, layout, *each, found, labels, config) for each in nights.items()],
     }  # fmt: skip
+
+
+def _kept(read: Labels, name: str, run: Run | None) -> str | None:
+    """An image's labels as one text, empty for the empty set of a multi-label learner; None without any."""
+    vocab = run.record.vocab if run else ()
+    if run and run.record.task == "multi_label" and name in read.none and NO_CLASS not in vocab:
+        return ""
+    return delimiter_of(vocab).join(read.by_name[name]) or None
+
+
+def _say_no_label(where: str, images: int) -> NoReturn:
+    raise SettingError(f"{where} holds {images:,} images and no label: fill them in first.")
 
 
 def _say_no_image(where: str, source: str, name: str, example: str) -> None:
@@ -302,7 +318,7 @@ def _say_foreign(labels: Mapping[str, str], nights: Mapping[PlanName, Run | None
     words = Counter(
         word.strip() for label in labels.values() for word in (label.split(delimiter) if delimiter else [label])
     )
-    foreign = [(word, number) for word, number in words.most_common() if word not in run.record.vocab]
+    foreign = [(word, number) for word, number in words.most_common() if word and word not in run.record.vocab]
     if foreign:
         few = ", ".join(f"{word!r} ({number:,})" for word, number in foreign[:3])
         say(f"{len(foreign):,} labels are no classes of the learner: {few}{', …' * (len(foreign) > 3)}. They are kept.")

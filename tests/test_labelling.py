@@ -188,6 +188,35 @@ def test_a_multi_label_queue_joins_what_is_predicted(layout: Layout, tmp_path: P
     assert (found.labelled, found.right) == (2, sum(said_of(rows[0]["fname"]) == "dog" for _ in "x"))
 
 
+def test_an_image_of_no_class_comes_back_as_the_empty_set(
+    layout: Layout, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = measured(layout, scored(layout, keys(8), task="multi_label"))
+    _, rows = queue_of(run, tmp_path)
+    brought(run, tmp_path, {rows[0]["fname"]: "(none)", rows[1]["fname"]: ""})
+    assert people_labels(STORE, layout, "shop") == {rows[0]["fname"]: ""}
+    export_queue(config_of(layout, run=run.record.run_id, to="labelstudio", output=str(tmp_path / "tasks.json")))
+    tasks = json.loads((tmp_path / "tasks.json").read_text())
+    tasks[0]["annotations"] = [{"result": [], "updated_at": "2026-01-05"}]
+    tasks[1]["annotations"] = [{"result": [], "updated_at": "2026-01-05", "was_cancelled": True}]
+    (tmp_path / "back.json").write_text(json.dumps(tasks))
+    result = import_labels(config_of(layout), str(tmp_path / "back.json"))
+    assert (result["labels"], result["unlabelled"]) == (1, 6)
+    people = people_labels(STORE, layout, "shop")
+    assert people == {rows[0]["fname"]: "", tasks[0]["data"]["image"]: ""}
+    (found,) = realised_of(run, people, frozenset())
+    assert (found.labelled, found.right) == (2, sum(said_of(uri) == "cat" for uri in people))
+    assert "no classes of the learner" not in capsys.readouterr().err
+
+
+def test_one_label_is_no_empty_set(night: Run, tmp_path: Path) -> None:
+    (tmp_path / "back.json").write_text(
+        json.dumps([{"data": {"image": image(key).uri}, "annotations": [{"result": []}]} for key in keys(2)])
+    )
+    with pytest.raises(SettingError, match="holds 2 images and no label"):
+        import_labels(config_of(night.layout), str(tmp_path / "back.json"))
+
+
 def test_a_regression_queues_numbers_and_has_no_accuracy(layout: Layout, tmp_path: Path) -> None:
     run = measured(layout, scored(layout, keys(6), task="regression", vocab=()))
     _, rows = queue_of(run, tmp_path)
