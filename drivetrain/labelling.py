@@ -38,6 +38,7 @@ from drivetrain.nights import latest_record
 from drivetrain.planruns import counting_run
 from drivetrain.realised import draw, rows_of
 from drivetrain.reference import tail_of
+from drivetrain.review import predicted_of
 from drivetrain.root import from_json, open_root
 from drivetrain.run import Run
 from drivetrain.store import Store
@@ -120,7 +121,7 @@ def _to_label(run: Run, queue: _Queue, drawn: list[str], people: Mapping[str, st
         ToLabel(
             uri=uri,
             label=rows[uri]["true_label"],
-            predicted=_predicted(run, rows[uri]),
+            predicted=predicted_of(run.record.task, rows[uri]),
             confidence=rows[uri]["confidence"],
             moved=queue.moved.get(uri),
             chosen="random" if uri in at_random else queue.chosen,
@@ -128,14 +129,6 @@ def _to_label(run: Run, queue: _Queue, drawn: list[str], people: Mapping[str, st
         for uri in uris
         if uri in rows
     ]
-
-
-def _predicted(run: Run, row: Mapping[str, Any]) -> tuple[str, ...]:
-    if run.record.task == "regression":
-        return tuple(f"{value:.6g}" for value in row["values"] or ())
-    if run.record.task == "multi_label":
-        return tuple(row["labels"] or ())
-    return (row["label"],) if row["label"] is not None else ()
 
 
 def _as_file(run: Run, images: list[ToLabel], config: Config) -> bytes:

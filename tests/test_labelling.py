@@ -188,6 +188,17 @@ def test_a_multi_label_queue_joins_what_is_predicted(layout: Layout, tmp_path: P
     assert (found.labelled, found.right) == (2, sum(said_of(rows[0]["fname"]) == "dog" for _ in "x"))
 
 
+@pytest.mark.parametrize(("task", "vocab"), [("multi_label", ("cat", "dog")), ("regression", ())])
+def test_the_csv_beside_the_report_says_what_the_queue_says(
+    layout: Layout, tmp_path: Path, task: str, vocab: tuple[str, ...]
+) -> None:
+    run = measured(layout, scored(layout, keys(8), task=task, vocab=vocab))
+    _, rows = queue_of(run, tmp_path)
+    done = latest_record(STORE, layout, run)
+    assert done and list(csv.DictReader(io.StringIO(Path(done[0].labelling).read_text(), newline=""))) == rows
+    assert any(row["predicted"] for row in rows)
+
+
 def test_an_image_of_no_class_comes_back_as_the_empty_set(
     layout: Layout, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
