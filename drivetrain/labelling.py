@@ -67,9 +67,13 @@ def export_queue(config: Config) -> dict[str, Any]:
     drawn = draw(run, config.sample) if config.sample else []
     images = _to_label(run, queue, drawn, people)
     file = store.normalise(config.output or f"{queue.name}-{run_id}.{SUFFIX[config.to]}")
-    _write(store, file, _as_file(run, images, config))
+    data = _as_file(run, images, config)
+    _refuse_other(store, file, data)
     if drawn:
+        # Before the file: labels of one whose draw is not known would be taken for those of images that moved.
         keep_drawn(store, layout, run.record.source, run.record.kind, run.record.name, drawn)
+    if not store.create(file, data):
+        _refuse_other(store, file, data)
     chosen = Counter(each.chosen for each in images)
     left_out = {uri for uri in (*queue.moved, *drawn) if uri in people} | queue.labelled
     result = {
@@ -140,8 +144,9 @@ def _as_file(run: Run, images: list[ToLabel], config: Config) -> bytes:
     return to_csv(images, delimiter_of(vocab))
 
 
-def _write(store: Store, file: str, data: bytes) -> None:
-    if not store.create(file, data):
+def _refuse_other(store: Store, file: str, data: bytes) -> None:
+    """Raise SettingError where a file is there and holds something else."""
+    if store.exists(file) and store.read(file) != data:
         raise SettingError(
             f"{file} is there and holds something else: labels, perhaps. Nothing was written.\n"
             "Name another file with --output, or remove this one."
@@ -325,9 +330,9 @@ def _judged(
     about = {"kind": plan[0], "night": plan[1], "labels": sum(plan in found.plans[uri] for uri in labels)}
     result = judge_labelled(store, layout, run, config) if run else None
     if run is None or result is None:
-        missing = (
-            "is not scored" if run is None else f"is not measured: drivetrain drift measure --run {run.record.run_id}"
-        )
+        missing = "is not scored"
+        if run:
+            missing = f"is not measured: drivetrain drift measure --root {layout.root} --run {run.record.run_id}"
         return about | {"realised": [], "why": f"{plan[1]} {missing}"}
     closed = from_json(store, result["report"].replace("report.html", "verdict.json")) or {}
     return about | {

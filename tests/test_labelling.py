@@ -178,6 +178,30 @@ def test_what_is_drawn_is_even_the_same_again_and_part_of_a_larger_draw(layout: 
     assert 35 <= sum(hits[:100]) <= 65, "no end of the listing is preferred"
 
 
+def test_a_draw_is_known_before_anybody_can_label_it(
+    night: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Killed at the file: the next command writes it. Where a file with labels stands, nothing is drawn."""
+    create = Store.create
+
+    def killed(store: Store, uri: str, data: bytes) -> bool:
+        if uri.endswith(".csv"):
+            create(store, uri, data)
+            raise KeyboardInterrupt
+        return create(store, uri, data)
+
+    (tmp_path / "queue.csv").write_text("fname,label\nx,cat\n")
+    config = config_of(night.layout, run=night.record.run_id, sample=5, output=str(tmp_path / "queue.csv"))
+    with pytest.raises(SettingError, match="holds something else"):
+        export_queue(config)
+    assert not drawn_images(STORE, night.layout, "shop", "night", NIGHT)
+    monkeypatch.setattr(Store, "create", killed)
+    with pytest.raises(KeyboardInterrupt):
+        export_queue(config.model_copy(update={"output": str(tmp_path / "new.csv")}))
+    assert (tmp_path / "new.csv").exists()
+    assert drawn_images(STORE, night.layout, "shop", "night", NIGHT) == set(draw(night, 5))
+
+
 def test_a_multi_label_queue_joins_what_is_predicted(layout: Layout, tmp_path: Path) -> None:
     run = measured(layout, scored(layout, keys(8), task="multi_label"))
     _, rows = queue_of(run, tmp_path)
@@ -424,7 +448,7 @@ def test_labels_of_several_nights_go_to_each_and_named_plans_are_looked_at_too(l
     told = {each["night"]: (each["labels"], len(each["realised"])) for each in result["nights"]}
     assert told == {NIGHT: (1, 1), "2026-01-03": (1, 0), "backfill": (2, 1)}
     (unmeasured,) = [each for each in result["nights"] if each["night"] == "2026-01-03"]
-    assert "drivetrain drift measure --run shop-2026-01-03-" in unmeasured["why"]
+    assert f"drivetrain drift measure --root {layout.root} --run shop-2026-01-03-" in unmeasured["why"]
 
 
 def test_a_night_counts_for_the_champion(layout: Layout, tmp_path: Path) -> None:
