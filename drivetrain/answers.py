@@ -4,7 +4,7 @@ Knows how a learner is asked, on Ray like any scoring. Does not know what an ans
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
@@ -50,13 +50,14 @@ class Sample:
 class Answers:
     """What a learner says of each image as it is, of each after each change, and of each case; None: not scored.
 
-    ``errors``: why a case was not scored, by place.
+    ``errors``: why a case was not scored, by place; ``unscored``: why an image as it is was not.
     """
 
     before: list[Answer | None]
     after: dict[str, list[Answer | None]]
     cases: list[Answer | None]
     errors: dict[int, tuple[str, str]]
+    unscored: dict[int, tuple[str, str]] = field(default_factory=dict)
 
 
 def tested_as(store: Store, layout: Layout, config: Config, info: LearnerInfo, sample: Sample) -> Tested:
@@ -107,13 +108,18 @@ def _answers(
         found[task] = rows.select(["label", "labels", "values", "status", "error", "error_text"])
         progress.add(len(rows), rows["error"].length() - rows["error"].null_count)
     before, own, *after = [found[task] for task in range(len(plantings))]
-    errors = {i: (row["error"], row["error_text"]) for i, row in enumerate(own.to_pylist()) if row["status"] != "ok"}
     return Answers(
         _said(before, info.task),
         {name: _said(rows, info.task) for name, rows in zip(sample.changes, after, strict=True)},
         _said(own, info.task),
-        errors,
+        _errors(own),
+        _errors(before),
     )
+
+
+def _errors(rows: pa.Table) -> dict[int, tuple[str, str]]:
+    """Reason and text of each row that was not scored, by place."""
+    return {i: (row["error"], row["error_text"]) for i, row in enumerate(rows.to_pylist()) if row["status"] != "ok"}
 
 
 def _said(rows: pa.Table, task: Task) -> list[Answer | None]:

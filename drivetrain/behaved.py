@@ -24,7 +24,7 @@ RULE = {
     "alpha": stability.ALPHA, "least_difference": stability.LEAST_DIFFERENCE, "floor": stability.FLOOR,
     "fewest_images": FEWEST_IMAGES, "tolerance": stability.TOLERANCE,
 }  # fmt: skip
-# The one reason for which a case fails its learner; for any other it can't be read by anybody.
+# The one reason for which an image or a case fails its learner; for any other it can't be read by anybody.
 LEARNERS_FAULT = "learner"
 
 
@@ -36,6 +36,11 @@ def digest_of(learner: Tested, champion: Tested | None, sample: Sample, cases: S
         sample.notes,
     ]  # fmt: skip
     return hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:12]
+
+
+def now() -> str:
+    """The time in UTC as records have it, which sorts as text."""
+    return datetime.now(UTC).isoformat(timespec="milliseconds")
 
 
 def refuse_unreadable(cases: Sequence[Case], answers: Answers) -> None:
@@ -57,7 +62,7 @@ def record_of(
 ) -> dict[str, Any]:
     """behaviour.json, but for the uri of its page."""
     both = [answers, *([beside] if beside else [])]
-    scored = [i for i in range(len(sample.uris)) if all(each.before[i] is not None for each in both)]
+    scored = [i for i in range(len(sample.uris)) if not any(_unreadable(each, i) for each in both)]
     if not scored:
         raise SettingError(
             f"None of {len(sample.uris)} images of the reference {sample.reference} can be read any more: there is "
@@ -68,14 +73,16 @@ def record_of(
     found = stability.judged(stayed, champion_stayed)
     own = _own(cases, answers, beside, learner.info.task)
     passed = all(each.passed for each in found) and all(case["passed"] for case in own)
+    made = now()
     return {
         "schema": BEHAVIOUR_SCHEMA,
         "model_id": learner.info.model_id,
         "against": champion.info.model_id if champion else None,
-        "made": datetime.now(UTC).isoformat(timespec="milliseconds"),
+        "made": made,
+        "asked": made,
         "passed": passed,
         "sentence": _sentence(found, own, len(scored), champion),
-        "notes": list(sample.notes),
+        "notes": [*sample.notes, *_fails(learner, answers, scored), *_fails(champion, beside, scored)],
         "images": {
             "reference": sample.reference, "held_out": sample.held_out, "n": len(scored),
             "unreadable": len(sample.uris) - len(scored),
@@ -88,19 +95,39 @@ def record_of(
     }  # fmt: skip
 
 
+def _unreadable(answers: Answers, place: int) -> bool:
+    """Whether an image, as it is, can't be read by anybody; one that the learner fails on counts against it."""
+    return place in answers.unscored and answers.unscored[place][0] != LEARNERS_FAULT
+
+
+def _fails(tested: Tested | None, answers: Answers | None, places: Sequence[int]) -> list[str]:
+    """That a learner gives no answer at all of some images, in a sentence."""
+    failed = [answers.unscored[i][1] for i in places if i in answers.unscored] if answers else []
+    if not tested or not failed:
+        return []
+    return [
+        f"{tested.info.model_id} fails on {len(failed)} of {len(places)} images as they are, which counts as answers "
+        f"that turn; e.g. {failed[0]}."
+    ]
+
+
 def _stayed(answers: Answers, task: Task, places: Sequence[int]) -> dict[str, Marks]:
-    """By change, whether the answer to each of these images stayed. A changed image that can't be scored did not."""
+    """By change, whether the answer to each of these images stayed; one that is missing, before or after, did not."""
     before = [answers.before[i] for i in places]
     return {name: _same([after[i] for i in places], before, task) for name, after in answers.after.items()}
 
 
 def _same(said: Sequence[Answer | None], expected: Sequence[Answer | None], task: Task) -> Marks:
-    """Whether each answer is the expected one: the same labels, or near values."""
-    if task != "regression" or not expected:
-        return np.array([one == other for one, other in zip(said, expected, strict=True)], bool)
-    wanted = np.array(expected, np.float64)
-    missing = (np.nan,) * wanted.shape[1]
-    return stability.near(np.array([missing if each is None else each for each in said], np.float64), wanted)
+    """Whether each answer is the expected one: the same labels, or near values. None is like nothing."""
+    if task != "regression":
+        return np.array([one is not None and one == other for one, other in zip(said, expected, strict=True)], bool)
+    pairs = [(one, other) for one, other in zip(said, expected, strict=True) if other is not None]
+    same = np.array([other is not None for other in expected], bool)
+    if pairs:
+        wanted = np.array([other for _, other in pairs], np.float64)
+        missing = (np.nan,) * wanted.shape[1]
+        same[same] = stability.near(np.array([one or missing for one, _ in pairs], np.float64), wanted)
+    return same
 
 
 def _own(cases: Sequence[Case], answers: Answers, beside: Answers | None, task: Task) -> list[dict[str, Any]]:

@@ -18,7 +18,8 @@ from drivetrain import site
 from drivetrain.admit import admit_known
 from drivetrain.aliases import current
 from drivetrain.answers import Sample, asked, tested_as
-from drivetrain.behaved import digest_of, record_of, refuse_unreadable
+from drivetrain.behaved import digest_of, now, record_of, refuse_unreadable
+from drivetrain.behaviour import latest_behaviour
 from drivetrain.bundle import groups_of
 from drivetrain.cases import check_cases, read_cases
 from drivetrain.config import Config
@@ -65,6 +66,7 @@ def check_behaviour(config: Config) -> dict[str, Any]:
     record = from_json(store, layout.behaviour_record(info.model_id, digest))
     if record:
         say(f"These behaviour tests of {info.model_id} were made at {record['made']}; nothing to do.")
+        _count_again(store, layout, record, layout.behaviour_record(info.model_id, digest))
     else:
         answers, beside = asked(store, layout, config, (learner, champion), sample, cases)
         refuse_unreadable(cases, answers)
@@ -73,6 +75,13 @@ def check_behaviour(config: Config) -> dict[str, Any]:
         _publish(store, record, layout.behaviour_record(info.model_id, digest))
     short = {key: value for key, value in record.items() if key != "broke"}
     return short | {"behaviour": layout.behaviour_record(info.model_id, digest)}
+
+
+def _count_again(store: Store, layout: Layout, record: dict[str, Any], where: str) -> None:
+    """Let a record that was found count, where another was asked for since: promote goes by what was shown last."""
+    if latest_behaviour(store, layout, record["model_id"]) != record:
+        record["asked"] = now()
+        store.replace(where, to_json(record))
 
 
 def _champion(store: Store, layout: Layout, config: Config, info: LearnerInfo) -> LearnerInfo | None:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from drivetrain.config import nearest
 from drivetrain.errors import SettingError
 from drivetrain.export import LearnerInfo, Task
-from drivetrain.manifest import list_images
+from drivetrain.manifest import list_images, why_no_image
 from drivetrain.store import Store
 
 LABELS_FILE = "labels.csv"
@@ -46,15 +46,35 @@ class Case:
 def read_cases(store: Store, folder: str) -> tuple[Case, ...]:
     """The cases of a folder, in the order of their uris.
 
-    Raises SettingError for a folder without an image, an image without a label, or a labels.csv that names other files.
+    Raises SettingError for a folder without an image, an image without a label, one in a hidden place, or a labels.csv
+    that names other files.
     """
-    images = [(each.uri, each.etag) for each in list_images(store, folder).images]
+    listing = list_images(store, folder)
+    images = [(each.uri, each.etag) for each in listing.images]
+    if listing.skipped.get("hidden"):
+        _refuse_hidden(store, folder)
     if not images:
         raise SettingError(f"No image below {folder}. Expected a subfolder for each label, or a {LABELS_FILE} there.")
     where = f"{folder}/{LABELS_FILE}"
     keys = [uri.removeprefix(f"{folder}/") for uri, _ in images]
     labels = _of_file(store, where, keys) if store.exists(where) else _of_folders(folder, keys)
     return tuple(Case(uri, etag, labels[key]) for (uri, etag), key in zip(images, keys, strict=True))
+
+
+def _refuse_hidden(store: Store, folder: str) -> None:
+    """Raise SettingError for a case in a place that no listing of images looks into.
+
+    A file with a dot before its own name is no case to anybody: systems leave such ones behind.
+    """
+    for batch in store.listed(folder):
+        for uri in batch["uri"].to_pylist():
+            key = uri.removeprefix(f"{folder}/")
+            last = key.rsplit("/", 1)[-1]
+            if why_no_image(key) == "hidden" and not last.startswith(".") and why_no_image(last.lstrip("_")) is None:
+                raise SettingError(
+                    f"The case {uri} would be passed over: names that begin with _ or . are hidden. Rename the folder "
+                    f"or the file; a label that begins so can be given in a {LABELS_FILE} (fname,label) in {folder}."
+                )
 
 
 def _of_folders(folder: str, keys: Sequence[str]) -> dict[str, str]:

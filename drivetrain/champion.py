@@ -19,6 +19,7 @@ from drivetrain.export import LearnerInfo, read_export
 from drivetrain.layout import Layout
 from drivetrain.named import named_learner
 from drivetrain.nights import nights_table
+from drivetrain.reference import newest_reference
 from drivetrain.root import open_root, to_json
 from drivetrain.store import Store
 from drivetrain.table import keep_table_current
@@ -47,6 +48,11 @@ def promote(
         # All the same: the command that made it so may have been ended before readers saw it.
         return _changed(store, layout, source)
     _check_behaviour(store, layout, info.model_id, despite_behaviour)
+    if newest_reference(store, layout, info.model_id) is None:
+        say(
+            f"{info.model_id} has no reference: the verdict of its nights will be unknown. First: drivetrain reference "
+            f"--learner {layout.export(info.model_id)} --root {layout.root} --images TRAINING_SET --labels labels.csv"
+        )
     about: dict[str, Any] = {"model_id": info.model_id, "sha256": info.sha256}
     if scope:
         name_next(store, layout, source, "challenger", **about, reason="scope", scope=scope)
@@ -130,7 +136,9 @@ def _check_behaviour(store: Store, layout: Layout, model_id: str, despite: bool)
     """Raises SettingError when the newest behaviour tests of a learner failed, unless told otherwise."""
     newest = latest_behaviour(store, layout, model_id)
     if newest is None:
-        say(f"No behaviour tests of {model_id} were run. To run them: drivetrain behave {model_id}")
+        say(
+            f"No behaviour tests of {model_id} were run. To run them: drivetrain behave {model_id} --root {layout.root}"
+        )
         return
     if newest["passed"]:
         return

@@ -155,7 +155,7 @@ def _json_option() -> click.Option:
 def _settings(given: dict[str, Any], needs: Sequence[str], environment: Mapping[str, str] | None = None) -> Config:
     """The settings that a command line amounts to, with its config file and the environment."""
     flags = {
-        key: value for key, value in given.items() if key in Config.model_fields and value not in (None, (), False)
+        key: value for key, value in given.items() if key in Config.model_fields and value is not None and value != ()
     }
     config = Config.load(given["config_file"], environment, **flags | {"storage": parse_storage(given["storage"])})
     # Before the story is imported, which takes seconds.
@@ -173,7 +173,8 @@ def _option(key: str) -> click.Option:
     if key in ("trust", "storage"):
         return click.Option([flag], multiple=True, metavar="SHA256" if key == "trust" else "OPTION", help=text)
     if field.annotation is bool:
-        return click.Option([flag], is_flag=True, help=text)
+        # Neither is given: what the file or the environment says stays.
+        return click.Option([f"{flag}/--no-{flag.removeprefix('--')}"], default=None, help=text)
     if field.default not in (None, ()):
         text += f"  Default: {field.default}."
     if get_origin(field.annotation) is Literal:
@@ -329,7 +330,7 @@ _command(
     "table",
     "Make the Delta table of a source's current scores up to date and compact, and show how to read it.",
     "show_table",
-    needs=("root", "source"),
+    needs=("root",),
     keys=(*COMMON, "source"),
 )
 
@@ -379,10 +380,10 @@ _command(
 
 _command(
     "queue",
-    "Write a measured run's review queue as a file to be labelled: CSV, Label Studio or FiftyOne.",
+    "Write a run's review queue, or what two runs call otherwise, as a file to label: CSV, Label Studio, FiftyOne.",
     "export_queue",
     needs=("root", "run"),
-    keys=(*COMMON, "to", "output", "sample"),
+    keys=(*COMMON, "to", "output", "flips", "review_size", "sample"),
     arguments=("run",),
     job=False,
 )
@@ -397,7 +398,7 @@ _command(
     "import",
     "Take in people's labels (CSV, Label Studio, FiftyOne), and count how often the learner was right.",
     "import_labels",
-    needs=("root", "source"),
+    needs=("root",),
     keys=(*COMMON, "source", "actors", "ray_address"),
     arguments=("file",),
     group=labels,

@@ -4,7 +4,7 @@ Knows rows of two runs. Does not know which of the two is in use, or where anyth
 two learners: they live in different spaces.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -15,15 +15,15 @@ import pyarrow.compute as pc
 from drivetrain import slices
 from drivetrain.comparison import ENOUGH_FOR_SLICES, Behaviour, Comparison, OwnDrift, Slice
 from drivetrain.errors import RunError
+from drivetrain.labelfiles import NO_CLASS
 from drivetrain.lens import Indices, Vector
 from drivetrain.paired import wilson
 from drivetrain.recommend import Facts, recommend
 from drivetrain.schema import column, matrix
-from drivetrain.truth import Labelled, Training, jaccard, judged, labelled
+from drivetrain.truth import Joined, Labelled, Training, jaccard, judged, labelled
 
 MOST_FLIPS = 500
 MOST_CONFUSED = 1000
-NONE = "(none)"
 
 COLUMNS = ("uri", "status", "label", "labels", "confidence", "true_label", "values", "content_hash")
 # What each task says in a row; the other columns are not read.
@@ -65,19 +65,20 @@ def compare(old_id: str, new_id: str, old: pa.Table, new: pa.Table, known: Known
         raise RunError(
             f"The runs {old_id} and {new_id} have no image in common; expected a rescore of the same images."
         )
-    ok_old, ok_new = pc.equal(pairs["status"], "ok"), pc.equal(pairs["status_new"], "ok")
+    ok_old, ok_new = _scored(pairs)
     scored = pairs.filter(pc.and_(ok_old, ok_new))
     says = known.task != "regression" and len(scored) > 0
     differs = pc.not_equal(scored["said"], scored["said_new"]) if says else None
     flipped = scored.filter(differs) if says else scored.slice(0, 0)
-    found, counted = labelled(pairs, known.people, known.training, known.task)
+    classes = set(known.vocabs[0]) | set(known.vocabs[1])
+    found, counted = labelled(pairs, known.people, known.training, known.task, classes)
     truth = judged(
         found,
         counted,
         task=known.task,
         known=(known.training[0] is not None, known.training[1] is not None),
         changed=len(flipped) / len(scored) if says else None,
-        classes=set(known.vocabs[0]) | set(known.vocabs[1]),
+        classes=classes,
     )
     worst, tested, note = _slices(found, scored, differs, known)
     before, now = known.vocabs
@@ -125,10 +126,24 @@ def compare(old_id: str, new_id: str, old: pa.Table, new: pa.Table, known: Known
         slices_note=note,
         behaviour=known.behaviour,
         recommendation=recommend(facts),
-        flips=_flips(flipped, found),
+        flips=_flips(flipped, found, known.task, classes),
         inputs=dict(known.inputs),
         made=known.made,
     )
+
+
+def flipped_images(old: pa.Table, new: pa.Table, task: str) -> pa.Table:
+    """The images that both runs scored and call otherwise, with the columns of both; those of the new end in ``_new``.
+
+    ``old`` and ``new`` have `columns_of` the task, which is none of numbers.
+    """
+    pairs = _said(_joined(old, new), task)
+    return pairs.filter(pc.and_(pc.and_(*_scored(pairs)), pc.not_equal(pairs["said"], pairs["said_new"])))
+
+
+def _scored(pairs: pa.Table) -> tuple[pa.ChunkedArray, pa.ChunkedArray]:
+    """Which images the old run scored, and which the new one."""
+    return pc.equal(pairs["status"], "ok"), pc.equal(pairs["status_new"], "ok")
 
 
 def _joined(old: pa.Table, new: pa.Table) -> pa.Table:
@@ -155,10 +170,14 @@ def _said(pairs: pa.Table, task: str) -> pa.Table:
         said = pairs[f"label{suffix}"]
         if task == "multi_label":
             sets = pairs[f"labels{suffix}"].to_pylist()
-            said = pa.chunked_array([[None if each is None else ", ".join(sorted(each)) or NONE for each in sets]],
-                                    pa.string())  # fmt: skip
+            said = pa.chunked_array([[None if each is None else _one_text(each) for each in sets]], pa.string())
         pairs = pairs.append_column(f"said{suffix}", said)
     return pairs
+
+
+def _one_text(labels: Iterable[str]) -> str:
+    """A set of labels as it is shown."""
+    return ", ".join(sorted(labels)) or NO_CLASS
 
 
 def _slices(
@@ -227,8 +246,11 @@ def _overlap(scored: pa.Table) -> float:
     return float(np.mean([jaccard(set(one or ()), set(other or ())) for one, other in both]))
 
 
-def _flips(flipped: pa.Table, found: Labelled) -> tuple[dict[str, Any], ...]:
-    """The surest of the images whose label changed, with their true label where it is known."""
+def _flips(flipped: pa.Table, found: Labelled, task: str, classes: Collection[str]) -> tuple[dict[str, Any], ...]:
+    """The surest of the images whose label changed, with their true label where it is known.
+
+    Of multi-label images that is written as the sets are that were said, so that it can be held against them.
+    """
     if not len(flipped):
         return ()
     names = ["uri", "said", "confidence", "said_new", "confidence_new", "true_label"]
@@ -236,7 +258,14 @@ def _flips(flipped: pa.Table, found: Labelled) -> tuple[dict[str, Any], ...]:
     here = found.rows.filter(pc.is_in(found.rows["uri"], value_set=rows["uri"].combine_chunks()))
     truth = dict(zip(here["uri"].to_pylist(), here["truth"].to_pylist(), strict=True))
     renamed = rows.rename_columns(["uri", "label", "confidence", "label_new", "confidence_new", "true_label"])
-    return tuple(row | {"true_label": truth.get(row["uri"], row["true_label"])} for row in renamed.to_pylist())
+    flips = [row | {"true_label": truth.get(row["uri"], row["true_label"])} for row in renamed.to_pylist()]
+    if task == "multi_label":
+        joined = Joined(classes)
+        flips = [
+            flip | {"true_label": None if (text := flip["true_label"]) is None else _one_text(joined.classes_of(text))}
+            for flip in flips
+        ]
+    return tuple(flips)
 
 
 def _value_change(scored: pa.Table) -> float | None:

@@ -151,7 +151,7 @@ class Config(BaseModel):
         "0.6",
     )
     min_images: int = _key(100, "Fewer scored images than this in a night, and the verdict is unknown.", "100")
-    review_size: int = _key(100, "Images in the review queue.", "100")
+    review_size: int = _key(100, "Images in the review queue, and of queue --flips.", "100")
     behaviour_images: int = _key(200, "behave: images of the reference that are changed and looked at again.", "500")
     cases: str | None = _key(
         None,
@@ -162,6 +162,12 @@ class Config(BaseModel):
     to: Literal["csv", "labelstudio", "fiftyone"] = _key("csv", "queue: form of the file.", "labelstudio")
     output: str | None = _key(
         None, "queue: file to write; by default queue-RUN.csv (or .json) in the working directory.", "queue.csv"
+    )
+    flips: str | None = _key(
+        None,
+        "queue: id of another run over the same images: those whose label the two runs don't share, instead of those "
+        "that moved. Only their labels can tell two learners apart.",
+        "shop-2026-11-23-3fa9c1d2-9b1e22aa",
     )
     sample: int = _key(
         0,
@@ -380,9 +386,11 @@ class Config(BaseModel):
         return _two_days(self.nights) if self.nights else (date.min, date.max)
 
     def the_source(self) -> str:
-        """The source's name: the one given, else made from the images' prefix."""
+        """The source's name: the one given, else made from the images' prefix. Raises SettingError without either."""
         if self.source:
             return self.source
+        if self.images is None:
+            self.need("source")
         (images,) = self.need("images")
         words = re.findall(r"[A-Za-z0-9]+", _NIGHT.sub("", images.split("://")[-1]))
         return "-".join(words[-2:])[:64] or "images"

@@ -18,13 +18,14 @@ from drivetrain.config import Config
 from drivetrain.console import busy, say
 from drivetrain.drift import moved
 from drivetrain.findings import Findings, Realised
+from drivetrain.labelfiles import delimiter_of
 from drivetrain.labels import drawn_images, people_labels
 from drivetrain.layout import Layout, RecordPaths, view_of
 from drivetrain.measure import findings_of
 from drivetrain.nights import accepted_values, alpha_of, latest_record, plan_paths, record_number, trend_of
-from drivetrain.realised import realised_of
+from drivetrain.realised import realised_of, rows_of
 from drivetrain.reference import Reference, find_reference, named_reference
-from drivetrain.review import labelling_csv, review_queue
+from drivetrain.review import labelling_csv, predicted_of, review_queue
 from drivetrain.root import from_json, to_json
 from drivetrain.run import Commit, Run
 from drivetrain.schema import parquet_bytes
@@ -188,7 +189,7 @@ def _publish(
     """Write a record: everything else first, verdict.json last, then the site."""
     queue = _queue(measured, config)
     store.replace(record.review, parquet_bytes(queue))
-    store.replace(record.labelling, labelling_csv(queue))
+    store.replace(record.labelling, _labelling(measured.run, queue))
     store.replace(record.drift, to_json(measured.findings.record() if measured.findings else {}))
     closed = _about(measured.run) | measured.verdict.record() | {"numbers": _numbers(measured), "inputs": inputs}
     if alert:
@@ -205,6 +206,16 @@ def _publish(
     now = datetime.now(UTC).isoformat(timespec="microseconds")
     store.create(record.verdict, to_json(closed | {"snapshot": snapshot, "made": now, "notes": list(page.notes)}))
     site.build(store, layout)
+
+
+def _labelling(run: Run, queue: pa.Table) -> bytes:
+    """The queue to be labelled. Its rows hold one label: sets and numbers are read from the run."""
+    task = run.record.task
+    if task == "single_label":
+        return labelling_csv(queue)
+    rows = rows_of(run, queue["uri"].to_pylist(), ["label", "labels", "values"])
+    said = {uri: predicted_of(task, row) for uri, row in rows.items()}
+    return labelling_csv(queue, said, delimiter_of(run.record.vocab))
 
 
 def alert_again(store: Store, layout: Layout, record: RecordPaths, closed: dict[str, Any], config: Config) -> None:

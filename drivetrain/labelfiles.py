@@ -9,7 +9,7 @@ import io
 import json
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Literal, get_args
 from urllib.parse import unquote
 from xml.sax.saxutils import quoteattr
@@ -17,11 +17,13 @@ from xml.sax.saxutils import quoteattr
 from drivetrain.errors import SettingError
 
 Form = Literal["csv", "labelstudio", "fiftyone"]
-Chosen = Literal["moved", "random"]
+Chosen = Literal["moved", "flipped", "random"]
 FORMS: tuple[Form, ...] = get_args(Form)
 COLUMNS = ("fname", "label", "predicted", "confidence", "chosen")
 # Of these the first one that no class has in its name joins the labels of an image, as fastai's label_delim.
 DELIMITERS = (";", "|", ",", "\t")
+# What stands for the empty set of labels, where nothing means that nobody has looked.
+NO_CLASS = "(none)"
 # Spreadsheets of half the world save these as CSV.
 SEPARATORS = (",", ";", "\t")
 
@@ -31,7 +33,7 @@ class ToLabel:
     """An image that waits for a label. ``label``: the true one where it is known already, else None.
 
     ``predicted``: what the learner says, several of a multi-label learner, numbers as text of a regression.
-    ``chosen``: because it moved, or drawn at random.
+    ``chosen``: because it moved, because two learners call it otherwise, or drawn at random.
     """
 
     uri: str
@@ -46,13 +48,16 @@ class ToLabel:
 class Labels:
     """What a file says: the labels of each image by the name that it has there. One label, or several of multi-label.
 
+    ``none``: the images of which people say that no class is there, which is an answer of multi-label alone; without it
+    these have what else was said of them, or nothing.
     ``unlabelled``: images in the file without a label. ``stems``: names may lack their suffix, as FiftyOne has it.
     """
 
     form: Form
     by_name: dict[str, tuple[str, ...]]
     unlabelled: int = 0
-    stems: bool = field(default=False)
+    stems: bool = False
+    none: frozenset[str] = frozenset()
 
 
 def delimiter_of(vocab: Sequence[str]) -> str:
@@ -181,7 +186,8 @@ def _read_csv(text: str, where: str) -> Labels:
                 "Expected one label an image: keep the right line."
             )
         lines.setdefault(name, number)
-    return Labels("csv", labels, len(names) - len(labels))
+    none = frozenset(name for name, words in labels.items() if words == (NO_CLASS,))
+    return Labels("csv", labels, len(names) - len(labels), none=none)
 
 
 def _numbered(reader: Any, where: str) -> Iterator[tuple[int, list[str]]]:
@@ -217,8 +223,10 @@ def _read_label_studio(tasks: list[Any], where: str) -> Labels:
             )
         found = _annotations(task) if whole else _minimal(task)
         said.setdefault(_local_name(name), []).extend(found)
-    labels = {name: _agreed(found) for name, found in said.items() if found}
-    return Labels("labelstudio", labels, len(said) - len(labels))
+    given = {name: found for name, found in said.items() if found}
+    labels = {name: _agreed([each for each in found if each[1]] or found) for name, found in given.items()}
+    none = frozenset(name for name, found in given.items() if not _agreed(found))
+    return Labels("labelstudio", labels, len(said) - len(labels), none=none)
 
 
 def _annotations(task: dict[str, Any]) -> list[tuple[str, tuple[str, ...]]]:
@@ -227,7 +235,9 @@ def _annotations(task: dict[str, Any]) -> list[tuple[str, tuple[str, ...]]]:
     there = [each for each in there if not each.get("was_cancelled")]
     there = [each for each in there if each.get("ground_truth")] or there
     said = ((_when(each), _values(each.get("result") or [])) for each in there)
-    return [(when, values) for when, values in said if values]
+    # What was submitted without any choice says that no class is there; an unknown control says nothing.
+    empty = [not (each.get("result") or []) for each in there]
+    return [(when, values) for (when, values), none in zip(said, empty, strict=True) if values or none]
 
 
 def _values(results: list[Any]) -> tuple[str, ...]:
@@ -243,7 +253,8 @@ def _minimal(task: dict[str, Any]) -> list[tuple[str, tuple[str, ...]]]:
     """JSON-MIN has one object an annotation, and what was said under the name of the control: ours is ``label``."""
     value = next((task[key] for key in ("label", "choice", "choices") if task.get(key)), None)
     words = _words(value.get("choices") if isinstance(value, dict) else value)
-    return [(_when(task), words)] if words else []
+    # Only what was submitted has an id of its own.
+    return [(_when(task), words)] if words or "annotation_id" in task else []
 
 
 def _words(value: Any) -> tuple[str, ...]:
@@ -280,7 +291,8 @@ def _read_fiftyone(found: dict[str, Any], where: str) -> Labels:
             words.append(_class_name(about["label"], classes, f"{where}, image {name!r}"))
         if words:
             labels[name] = tuple(words)
-    return Labels("fiftyone", labels, len(found["labels"]) - len(labels), stems=True)
+    none = frozenset(name for name, words in labels.items() if words == (NO_CLASS,))
+    return Labels("fiftyone", labels, len(found["labels"]) - len(labels), stems=True, none=none)
 
 
 def _class_name(label: Any, classes: list[Any], where: str) -> str:

@@ -3,6 +3,7 @@
 Knows plans, records, days and the champion. Does not know how a night is scored or judged.
 """
 
+import shlex
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, date, datetime, timedelta
@@ -257,15 +258,16 @@ def _nights_of(store: Store, layout: Layout, source: str) -> Iterable[Night]:
         yield (
             _night(store, layout, source, day.isoformat(), champion, runs)
             if day.isoformat() in names
-            else _undone(source, day.isoformat(), "missing")
+            else _undone(layout, source, day.isoformat(), "missing")
         )
         day += timedelta(days=1)
 
 
-def _undone(source: str, name: str, state: str, images: int = 0) -> Night:
-    """A night without a record, and what to type."""
-    command = f"drivetrain nightly --night {name}"
-    return Night(source, name, state, "", images, 0, command, "", command=command)
+def _undone(layout: Layout, source: str, name: str, state: str, plan: Plan | None = None) -> Night:
+    """A night without a record, and what to type. Of one without a plan only the config knows where its images lie."""
+    command = f"drivetrain nightly --night {name} --root {shlex.quote(layout.root)} --source {source}"
+    command += f" --images {shlex.quote(plan.prefix)}" if plan else ""
+    return Night(source, name, state, "", plan.images if plan else 0, 0, command, "", command=command)
 
 
 def _night(store: Store, layout: Layout, source: str, name: str, champion: Alias | None, runs: Sequence[str]) -> Night:
@@ -276,7 +278,7 @@ def _night(store: Store, layout: Layout, source: str, name: str, champion: Alias
     ]
     if not done:
         plan = find_plan(store, layout, source, "night", name)
-        return _undone(source, name, _state(store, layout, source, name, runs), plan.images if plan else 0)
+        return _undone(layout, source, name, _state(store, layout, source, name, runs), plan)
     best = champion.model_id if champion else None
     places = {each: -place for place, each in enumerate(champions(store, layout, source))}
     # A judgement stands until another replaces it: a learner without a reference has none. Then the champion's counts,
@@ -317,8 +319,8 @@ def _stale(store: Store, layout: Layout, source: str, name: str, champion: Alias
     run = counting_run(store, layout, source, "night", name, runs)
     if run is None or run.record.model_id == champion.model_id:
         return ""
-    learner = layout.export(str(champion.model_id))
-    return f"drivetrain rescore --learner {learner} --run {run.record.run_id}"
+    learner, root = shlex.quote(layout.export(str(champion.model_id))), shlex.quote(layout.root)
+    return f"drivetrain rescore --learner {learner} --run {run.record.run_id} --root {root} --source {source}"
 
 
 def _state(store: Store, layout: Layout, source: str, name: str, runs: Sequence[str]) -> str:

@@ -110,7 +110,18 @@ def _label_more(facts: Facts, why: str) -> tuple[Word, str, str]:
     if truth.needed_flips is not None and 0 < truth.needed_flips < truth.needed:
         enough = truth.needed_flips < facts.flipped
         few += f", or {f'about {truth.needed_flips:,}' if enough else f'all {facts.flipped:,}'} of those that changed"
-    return "label more", f"Label more: {why}; {few}.", f"drivetrain queue {facts.run_new} --root {facts.root} --to csv"
+    return "label more", f"Label more: {why}; {few}.", f"{_queue(facts)} --root {facts.root} --to csv"
+
+
+def _queue(facts: Facts) -> str:
+    """What writes the images whose labels tell most: of a regression, which has no flips, some drawn at random."""
+    truth = facts.truth
+    if truth.needed_flips is None:
+        return f"drivetrain queue {facts.run_new} --sample {truth.needed}"
+    left = facts.flipped - (truth.labelled_flips or 0)
+    wanted = truth.needed_flips - (truth.labelled_flips or 0)
+    size = min(wanted, left) if wanted > 0 else left
+    return f"drivetrain queue {facts.run_new} --flips {facts.run_old} --review-size {size}"
 
 
 def _doubt(facts: Facts) -> tuple[str, str] | None:

@@ -5,8 +5,9 @@ Knows ranks and thumbnails. Does not know why the night is looked at.
 
 import base64
 import io
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -56,7 +57,7 @@ def review_queue(
         first[np.unique(groups[order], return_index=True)[1]] = True
         order = np.concatenate([order[first], order[~first]])
     if whitened is not None and len(order) > size:
-        order = _apart(order[: CHOICE * size], whitened, size)
+        order = apart(order[: CHOICE * size], whitened, size)
     order = order[:size]
     chosen = rows.take(pa.array(order))
     columns = {
@@ -71,7 +72,7 @@ def review_queue(
     return pa.table(columns, schema=QUEUE)
 
 
-def _apart(order: npt.NDArray[np.int64], whitened: npt.NDArray[np.float64], size: int) -> npt.NDArray[np.int64]:
+def apart(order: npt.NDArray[np.int64], whitened: npt.NDArray[np.float64], size: int) -> npt.NDArray[np.int64]:
     """Of twice as many images as are wanted, in their order, those that are no near neighbours of one before them."""
     points = whitened[order]
     limit = np.median(np.linalg.norm(points - points.mean(axis=0), axis=1)) * TOO_NEAR
@@ -83,17 +84,34 @@ def _apart(order: npt.NDArray[np.int64], whitened: npt.NDArray[np.float64], size
     return order[np.concatenate([kept, others]).astype(np.int64)][:size]
 
 
-def labelling_csv(queue: pa.Table) -> bytes:
+def labelling_csv(queue: pa.Table, said: Mapping[str, tuple[str, ...]] | None = None, delimiter: str = ";") -> bytes:
     """The queue as a CSV that ``ImageDataLoaders.from_df`` takes once a person has filled in ``label``.
 
-    ``label`` is empty but where the true one is known: a wrong prediction that nobody looked at would be learnt.
+    ``said``: what the learner predicts of each uri, where that is not one label. ``label`` is empty but where the true
+    one is known: a wrong prediction that nobody looked at would be learnt.
     """
-    return to_csv(
-        [
-            ToLabel(row["uri"], row["true_label"], (row["label"],) if row["label"] else (), row["confidence"])
-            for row in queue.to_pylist()
-        ]
-    )
+    images = [
+        ToLabel(
+            row["uri"],
+            row["true_label"],
+            said.get(row["uri"], ()) if said is not None else predicted_of("single_label", row),
+            row["confidence"],
+        )
+        for row in queue.to_pylist()
+    ]
+    return to_csv(images, delimiter)
+
+
+def predicted_of(task: str, row: Mapping[str, Any]) -> tuple[str, ...]:
+    """What a learner says of an image as texts: one label, several of a multi-label learner, numbers of a regression.
+
+    ``row``: its ``label``, ``labels`` and ``values``.
+    """
+    if task == "regression":
+        return tuple(f"{value:.6g}" for value in row["values"] or ())
+    if task == "multi_label":
+        return tuple(row["labels"] or ())
+    return (row["label"],) if row["label"] is not None else ()
 
 
 def thumbnails(store: Store, uris: Sequence[str]) -> list[str | None]:

@@ -124,12 +124,12 @@ def keep_table_current(store: Store, layout: Layout, source: str) -> list[str]:
 def show_table(config: Config) -> dict[str, Any]:
     """Refresh, compact and clean up a source's table, and say where it is and how other programs read it.
 
-    Needs ``root``, ``source``. Returns ``table``, as `refresh_table` does, and ``read_with``: code by program.
-    Raises SettingError when the source has no committed run.
+    Needs ``root``, and ``source`` or ``images``, which name it. Returns ``table``, as `refresh_table` does, and
+    ``read_with``: code by program. Raises SettingError when the source has no committed run.
     """
-    config.need("root", "source")
-    store, layout = open_root(config, existing=True)
+    config.need("root")
     source = config.the_source()
+    store, layout = open_root(config, existing=True)
     if layout.root.startswith("memory://"):
         raise SettingError("memory:// holds no Delta table: give a --root on a disk or in a bucket.")
     found = refresh_table(store, layout, source, compact=True)

@@ -282,9 +282,11 @@ def _waste(result: dict[str, Any]) -> list[str]:
 def _queued(result: dict[str, Any]) -> list[str]:
     """Where the queue lies and what is in it."""
     before = result["labelled_before"]
+    words = {"moved": "moved most", "flipped": "with another label in the other run", "random": "drawn at random"}
+    kinds = ", ".join(f"{result[kind]:,} {said}" for kind, said in words.items() if result[kind]) or "none left"
     lines = [
-        f"{result['images']:,} images to label in {result['queue']}: {result['moved']:,} moved most, "
-        f"{result['random']:,} drawn at random" + (f"; {before:,} have labels and are left out." if before else ".")
+        f"{result['images']:,} images to label in {result['queue']}: {kinds}"
+        + (f"; {before:,} have labels and are left out." if before else ".")
     ]
     if "interface" in result:
         lines += ["Label Studio: Settings, Labeling Interface, Code:", *result["interface"].splitlines()]

@@ -5,7 +5,7 @@ set of classes, numbers), an image gets one number from each learner, more being
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,6 +13,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from drivetrain.comparison import Truth
+from drivetrain.labelfiles import DELIMITERS
 from drivetrain.lens import Vector
 from drivetrain.paired import images_needed, mean_interval, newcombe, sign_test, signed_ranks
 
@@ -55,11 +56,16 @@ class Counted:
 
 
 def labelled(
-    pairs: pa.Table, people: Mapping[str, str], trained: tuple[Training | None, Training | None], task: str
+    pairs: pa.Table,
+    people: Mapping[str, str],
+    trained: tuple[Training | None, Training | None],
+    task: str,
+    classes: Collection[str] = (),
 ) -> tuple[Labelled, Counted]:
     """The images with a true label that both scored and neither was trained on, and how many fell out.
 
-    ``pairs``: rows of both runs. People's labels win over the column ``true_label``.
+    ``pairs``: rows of both runs. ``classes``: those that either learner knows, which say what joins the labels of an
+    image. People's labels win over the column ``true_label``.
     """
     given = pc.index_in(pairs["uri"], value_set=pa.array(list(people), pa.string()))
     by_people = pa.array(list(people.values()), pa.string()).take(given.combine_chunks())
@@ -71,7 +77,8 @@ def labelled(
     rows = rows.filter(pc.invert(pc.or_(*seen)))
     ok_old, ok_new = (pc.equal(rows[name], "ok") for name in ("status", "status_new"))
     scored = rows.filter(pc.and_(ok_old, ok_new))
-    old, new = _goodness(scored, "", task), _goodness(scored, "_new", task)
+    joined = Joined(classes)
+    old, new = _goodness(scored, "", task, joined), _goodness(scored, "_new", task, joined)
     readable = ~np.isnan(old) & ~np.isnan(new)
     scored = scored.filter(pa.array(readable))
     counted = Counted(
@@ -164,7 +171,7 @@ def _seen(rows: pa.Table, training: Training | None) -> pa.ChunkedArray:
     return pc.or_(by_name, pc.or_(*by_bytes))
 
 
-def _goodness(rows: pa.Table, suffix: str, task: str) -> Vector:
+def _goodness(rows: pa.Table, suffix: str, task: str, joined: "Joined") -> Vector:
     """How good a learner is on each image, NaN where the true label can't be read."""
     if task == "single_label":
         right: Vector = pc.equal(rows[f"said{suffix}"], rows["truth"]).fill_null(False).to_numpy().astype(np.float64)
@@ -172,18 +179,25 @@ def _goodness(rows: pa.Table, suffix: str, task: str) -> Vector:
     truths = rows["truth"].to_pylist()
     if task == "multi_label":
         sets = [set(each or ()) for each in rows[f"labels{suffix}"].to_pylist()]
-        known = {word for each in (*rows["labels"].to_pylist(), *rows["labels_new"].to_pylist()) for word in each or ()}
-        return np.array([jaccard(mine, classes_of(text, known)) for mine, text in zip(sets, truths, strict=True)])
+        return np.array([jaccard(mine, joined.classes_of(text)) for mine, text in zip(sets, truths, strict=True)])
     values = rows[f"values{suffix}"].to_pylist()
     return np.array([-_error(mine, text) for mine, text in zip(values, truths, strict=True)])
 
 
-def classes_of(text: str, known: set[str]) -> set[str]:
-    """The classes of a multi-label image: joined by ``;``, by ``|``, by ``,`` or, as fastai has it, by a space."""
-    if text in known:
-        return {text}
-    mark = next((each for each in ";|," if each in text), " ")
-    return {part.strip() for part in text.split(mark)} - {""}
+class Joined:
+    """Reads the true labels of multi-label images, which are written as one text each."""
+
+    def __init__(self, classes: Collection[str]) -> None:
+        self._known = frozenset(classes)
+        # What is inside a class's name joins none: the labels that people gave are joined likewise.
+        self._marks = [each for each in DELIMITERS if not any(each in word for word in self._known)]
+
+    def classes_of(self, text: str) -> set[str]:
+        """The classes of an image: joined by ``;``, ``|``, ``,``, a tab or, as fastai has it, by a space."""
+        if text in self._known:
+            return {text}
+        mark = next((each for each in self._marks if each in text), " ")
+        return {part.strip() for part in text.split(mark)} - {""}
 
 
 def jaccard(one: set[str], other: set[str]) -> float:

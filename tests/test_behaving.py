@@ -247,6 +247,35 @@ def test_images_that_are_gone_are_counted(world: World, made: World) -> None:
     assert (result["images"]["n"], result["images"]["unreadable"]) == (IMAGES - 1, 1)
 
 
+class Picky(nn.Module):
+    """As steady, and fails on what is blue."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.steady = by_hand([9.0, 0.0, -9.0], 0.0)
+
+    def forward(self, batch: torch.Tensor) -> torch.Tensor:
+        colours = batch.mean((2, 3))
+        if (colours[:, 2] > colours[:, 0] + 0.1).any():
+            raise ValueError("no blue, please")
+        said: torch.Tensor = self.steady(batch)
+        return said
+
+
+def test_a_learner_that_fails_on_images_that_the_champion_scores_is_no_stable_one(world: World, made: World) -> None:
+    dls = ImageDataLoaders.from_folder(made.folder / "all", train="train", valid="valid", bs=4, num_workers=0)
+    picky = exported(Learner(dls, Picky()), world.folder / "picky.pkl")
+    world = World(world.folder, world.exports | {"picky": picky})
+    world.crown("steady")
+    trust = tuple(each.sha256 for each in world.exports.values())
+    result = check_behaviour(world.config("picky", trust=trust, engine="torch"))
+    assert (result["images"]["n"], result["images"]["unreadable"], result["passed"]) == (IMAGES, 0, False)
+    assert all((each["stable"], each["champion_stable"]) == (IMAGES // 2, IMAGES) for each in result["perturbations"])
+    assert f"fails on {IMAGES // 2} of {IMAGES} images as they are" in result["notes"][-1]
+    assert "no blue, please" in result["notes"][-1]
+    assert "(not scored) → <b>(not scored)</b>" in Path(result["page"]).read_text()
+
+
 def test_images_that_the_champion_was_trained_on_are_left_out(world: World, made: World) -> None:
     """The champion knows them by heart, and would look more stable than it is."""
     labels = world.folder / "labels.csv"
@@ -342,6 +371,33 @@ def test_the_same_command_again_does_nothing(world: World, capsys: pytest.Captur
     after = {path: path.stat().st_mtime_ns for path in Path(world.root, "behaviour").rglob("*") if path.is_file()}
     assert before == after and len(after) == 2
     assert json.loads(json.dumps(first)) == again and "nothing to do" in capsys.readouterr().err
+
+
+def test_promote_goes_by_what_behave_showed_last(world: World) -> None:
+    """With cases it fails, without it passes, with cases again it fails: found there, and shown."""
+    world.crown("steady")
+    lost, folder = world.exports["lost"].sha256[:12], cases(world)
+    shown = [check_behaviour(world.config("lost", cases=each))["passed"] for each in (folder, None, folder)]
+    assert shown == [False, True, False]
+    with pytest.raises(SettingError, match="own cases come out wrong"):
+        drivetrain.promote(world.config("lost"), lost)
+    assert check_behaviour(world.config("lost"))["passed"]
+    assert drivetrain.promote(world.config("lost"), lost)["champion"]["model_id"] == lost
+
+
+def test_a_champion_that_was_gone_back_from_does_not_lock_out_a_learner(world: World, made: World) -> None:
+    """As brittle as the champion dim, less stable than steady. Back at dim it passes as it did before."""
+    dls = ImageDataLoaders.from_folder(made.folder / "all", train="train", valid="valid", bs=4, num_workers=0)
+    model = by_hand([29.0, 29.0, 29.0], -87 * DARK)
+    world = World(world.folder, world.exports | {"dusk": exported(Learner(dls, model), world.folder / "dusk.pkl")})
+    world.crown("dim")
+    assert check_behaviour(world.config("dusk"))["passed"]
+    world.crown("steady")
+    assert check_behaviour(world.config("dusk"))["passed"] is False
+    drivetrain.roll_back(world.config("dim", trust=tuple(each.sha256 for each in world.exports.values())))
+    assert check_behaviour(world.config("dusk"))["passed"]
+    dusk = world.exports["dusk"].sha256[:12]
+    assert drivetrain.promote(world.config("dusk"), dusk)["champion"]["model_id"] == dusk
 
 
 @pytest.mark.parametrize("change", ["case", "champion", "images", "settings"])

@@ -52,6 +52,17 @@ def test_no_case_is_passed_over(tmp_path: Path, keys: list[str], labels: str | N
         read_cases(Store(), folder(tmp_path, *keys, labels=labels))
 
 
+@pytest.mark.parametrize("hidden", ["_background/a.jpg", ".x/a.jpg", "cat/_old/a.jpg", "cat/_1.jpg"])
+def test_a_case_in_a_hidden_place_is_named(tmp_path: Path, hidden: str) -> None:
+    with pytest.raises(SettingError, match=rf"{hidden} would be passed over.*labels\.csv"):
+        read_cases(Store(), folder(tmp_path, "cat/a.jpg", hidden))
+
+
+def test_what_systems_leave_behind_is_no_case(tmp_path: Path) -> None:
+    where = folder(tmp_path, "cat/a.jpg", "cat/.DS_Store", ".DS_Store", "_notes/read.txt")
+    assert read(where) == {"cat/a.jpg": "cat"}
+
+
 def test_a_label_that_nobody_can_give_is_named(tmp_path: Path) -> None:
     case = Case("/cases/dgo/a.jpg", "e", "dgo")
     with pytest.raises(SettingError, match=r"'dgo', no label\. Did you mean 'dog'"):

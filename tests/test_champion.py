@@ -261,6 +261,15 @@ def test_the_newest_behaviour_tests_count_wherever_they_lie(layout: Layout, caps
     assert champion(layout) == "A" and "No behaviour tests" not in capsys.readouterr().err
 
 
+def test_a_learner_without_a_reference_is_promoted_and_what_that_does_to_its_nights_is_said(
+    layout: Layout, capsys: pytest.CaptureFixture[str]
+) -> None:
+    promote(config_of(layout), IDS["A"])
+    said = capsys.readouterr().err
+    assert f"{IDS['A']} has no reference: the verdict of its nights will be unknown" in said
+    assert f"drivetrain reference --learner {layout.export(IDS['A'])} --root {layout.root}" in said
+
+
 def test_a_learner_without_behaviour_tests_is_promoted_and_that_is_said(
     layout: Layout, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -11,9 +11,12 @@ from scipy.stats import binom, wilcoxon
 from drivetrain.compare import COLUMNS, MOST_FLIPS, Known, compare
 from drivetrain.comparison import Comparison
 from drivetrain.errors import RunError
+from drivetrain.labelfiles import delimiter_of
+from drivetrain.layout import Layout
 from drivetrain.paired import newcombe
 from drivetrain.schema import row_schema
-from drivetrain.truth import Training, classes_of
+from drivetrain.site import comparison_page
+from drivetrain.truth import Joined, Training
 
 Said = tuple[str, float]
 NO_TRAINING = Training(pa.array([], pa.string()), pa.array([], pa.string()))
@@ -240,8 +243,36 @@ def test_sets_of_labels_are_right_by_what_they_share_with_the_true_set() -> None
 
 
 def test_a_class_of_a_set_may_hold_a_space() -> None:
-    assert classes_of("polar bear", {"polar bear"}) == {"polar bear"}
-    assert classes_of("polar bear; cat", {"polar bear", "cat"}) == {"polar bear", "cat"}
+    assert Joined({"polar bear"}).classes_of("polar bear") == {"polar bear"}
+    assert Joined({"polar bear", "cat"}).classes_of("polar bear; cat") == {"polar bear", "cat"}
+    assert Joined(()).classes_of("cat dog") == {"cat", "dog"}
+
+
+def test_a_class_of_a_set_may_hold_what_joins_others() -> None:
+    """With a class `a;b` labels are joined by the next mark that no class has, as labels files do."""
+    vocab = ("a;b", "cat")
+    assert Joined(vocab).classes_of(delimiter_of(vocab).join(vocab)) == set(vocab)
+    old, new = tagged(["cat"], true=("a;b|cat",)), tagged(["a;b", "cat"], true=("a;b|cat",))
+    truth = compared(old, new, task="multi_label", vocabs=(vocab, vocab)).truth
+    assert (truth.old, truth.new) == (0.5, 1.0)
+
+
+def test_the_true_set_of_a_flip_is_written_as_what_was_said() -> None:
+    old, new = tagged(["cat"], ["cat"], ["dog"]), tagged(["dog", "cat"], [], ["cat"])
+    people = {"/x/0000.jpg": "dog;cat", "/x/0001.jpg": ""}
+    flips = {flip["uri"]: flip for flip in compared(old, new, task="multi_label", people=people).flips}
+    assert flips["/x/0000.jpg"]["true_label"] == flips["/x/0000.jpg"]["label_new"] == "cat, dog"
+    assert flips["/x/0001.jpg"]["true_label"] == flips["/x/0001.jpg"]["label_new"] == "(none)"
+    assert flips["/x/0002.jpg"]["true_label"] is None
+
+
+def test_the_page_marks_which_set_is_right() -> None:
+    old, new = tagged(["cat"], ["cat"], ["dog"]), tagged(["dog", "cat"], ["dog"], ["cat"])
+    people = {"/x/0000.jpg": "dog;cat", "/x/0001.jpg": "cat", "/x/0002.jpg": "emu"}
+    found = compared(old, new, task="multi_label", people=people)
+    page = comparison_page(Layout("/r"), found, found.flips, {}).decode()
+    assert "true label: cat, dog ✔ new" in page and "true label: cat ✘ new" in page
+    assert (page.count("✔ new"), page.count("✘ new")) == (1, 1), "of emu neither is right"
 
 
 def test_a_regression_is_compared_by_its_values() -> None:

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
+from drivetrain.cli import _settings, main
 from drivetrain.config import Config, nearest, parse_storage
 from drivetrain.errors import SettingError
 
@@ -319,3 +320,12 @@ def test_a_misspelt_night_is_not_taken_for_a_folder(images: str) -> None:
     with pytest.raises(SettingError, match="no template"):
         Config.load(None, images=images)
     assert Config.load(None, images="in/{a}/x").images == "in/{a}/x", "braces alone may stand in a key"
+
+
+def test_a_flag_switches_off_what_the_file_switched_on(tmp_path: Path) -> None:
+    (tmp_path / "c.toml").write_text("full = true\n")
+    said = {}
+    for flag in ("", "--full", "--no-full"):
+        words = ["--config", str(tmp_path / "c.toml"), *flag.split()]
+        said[flag] = _settings(main.commands["rescore"].make_context("rescore", words).params, (), {}).full
+    assert said == {"": True, "--full": True, "--no-full": False}

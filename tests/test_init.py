@@ -25,7 +25,7 @@ GIVEN: dict[str, Any] = {
     "alarms_per_year": 2.5, "group_by": r"(cam\d+)\"/'", "effect_floor": 0.6, "min_images": 5, "review_size": 6,
     "seed": 1, "evidently_embeddings": True, "price_per_hour": 1.25, "fail_on_drift": True,
     "nights": "2026-11-01..2026-11-23", "all": True, "reprocess": "failed", "full": True, "to": "fiftyone",
-    "output": "q.csv", "sample": 9, "behaviour_images": 50, "cases": "s3://b/cases", "shadow": "s3://b/new.pkl",
+    "output": "q.csv", "sample": 9, "flips": "shop-r0", "behaviour_images": 50, "cases": "s3://b/cases", "shadow": "s3://b/new.pkl",
     "catch_up": True, "notify": "all", "site_url": "https://example.org/site",
     "storage": {"s3": {"endpoint_url": "http://h:1", "anon": True}, "gs": {"project": "x"}},
 }  # fmt: skip

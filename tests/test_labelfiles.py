@@ -172,14 +172,20 @@ def test_of_several_annotators_the_majority_counts_then_the_newest() -> None:
     assert read(json.dumps([truth])) == {"s3://b/a.jpg": ("emu",)}
 
 
-def test_skipped_and_empty_annotations_are_no_labels() -> None:
+def test_skipped_annotations_are_no_labels_and_empty_ones_say_that_no_class_is_there() -> None:
     nothing = [
         task(image="a"),
         task({"result": []}, image="b"),
         task({"was_cancelled": True, "result": [chose("cat")]}, image="c"),
     ]
     found = read_labels_of_people(json.dumps(nothing).encode(), "x")
-    assert (found.by_name, found.unlabelled) == ({}, 3)
+    assert (found.by_name, found.none, found.unlabelled) == ({"b": ()}, {"b"}, 2)
+    two = [task({"result": [chose("cat")], "updated_at": "1"}, {"result": [], "updated_at": "2"}, image="d")]
+    found = read_labels_of_people(json.dumps(two).encode(), "x")
+    assert (found.by_name, found.none) == ({"d": ("cat",)}, {"d"}), "for a learner of one label the label counts"
+    minimal = [{"image": "e", "annotation_id": 3}, {"image": "f"}]
+    found = read_labels_of_people(json.dumps(minimal).encode(), "x")
+    assert (found.none, found.unlabelled) == ({"e"}, 1)
 
 
 def test_the_minimal_json_is_one_object_an_annotation() -> None:

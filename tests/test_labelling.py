@@ -14,12 +14,15 @@ from typing import Any
 import pyarrow as pa
 import pytest
 from builders import begun, frozen, image, part_of
+from click.testing import CliRunner
 from scipy.stats import beta
 
 from drivetrain import Config, export_queue, import_labels, list_nights
 from drivetrain.aliases import name_next
+from drivetrain.cli import main
 from drivetrain.errors import SettingError
 from drivetrain.gc import collect_garbage
+from drivetrain.images import ObjectInfo
 from drivetrain.judge import judge_run
 from drivetrain.labels import LABELS, drawn_images, people_labels
 from drivetrain.layout import Layout
@@ -175,6 +178,30 @@ def test_what_is_drawn_is_even_the_same_again_and_part_of_a_larger_draw(layout: 
     assert 35 <= sum(hits[:100]) <= 65, "no end of the listing is preferred"
 
 
+def test_a_draw_is_known_before_anybody_can_label_it(
+    night: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Killed at the file: the next command writes it. Where a file with labels stands, nothing is drawn."""
+    create = Store.create
+
+    def killed(store: Store, uri: str, data: bytes) -> bool:
+        if uri.endswith(".csv"):
+            create(store, uri, data)
+            raise KeyboardInterrupt
+        return create(store, uri, data)
+
+    (tmp_path / "queue.csv").write_text("fname,label\nx,cat\n")
+    config = config_of(night.layout, run=night.record.run_id, sample=5, output=str(tmp_path / "queue.csv"))
+    with pytest.raises(SettingError, match="holds something else"):
+        export_queue(config)
+    assert not drawn_images(STORE, night.layout, "shop", "night", NIGHT)
+    monkeypatch.setattr(Store, "create", killed)
+    with pytest.raises(KeyboardInterrupt):
+        export_queue(config.model_copy(update={"output": str(tmp_path / "new.csv")}))
+    assert (tmp_path / "new.csv").exists()
+    assert drawn_images(STORE, night.layout, "shop", "night", NIGHT) == set(draw(night, 5))
+
+
 def test_a_multi_label_queue_joins_what_is_predicted(layout: Layout, tmp_path: Path) -> None:
     run = measured(layout, scored(layout, keys(8), task="multi_label"))
     _, rows = queue_of(run, tmp_path)
@@ -183,6 +210,46 @@ def test_a_multi_label_queue_joins_what_is_predicted(layout: Layout, tmp_path: P
     people = people_labels(STORE, layout, "shop")
     (found,) = realised_of(run, people, frozenset())
     assert (found.labelled, found.right) == (2, sum(said_of(rows[0]["fname"]) == "dog" for _ in "x"))
+
+
+@pytest.mark.parametrize(("task", "vocab"), [("multi_label", ("cat", "dog")), ("regression", ())])
+def test_the_csv_beside_the_report_says_what_the_queue_says(
+    layout: Layout, tmp_path: Path, task: str, vocab: tuple[str, ...]
+) -> None:
+    run = measured(layout, scored(layout, keys(8), task=task, vocab=vocab))
+    _, rows = queue_of(run, tmp_path)
+    done = latest_record(STORE, layout, run)
+    assert done and list(csv.DictReader(io.StringIO(Path(done[0].labelling).read_text(), newline=""))) == rows
+    assert any(row["predicted"] for row in rows)
+
+
+def test_an_image_of_no_class_comes_back_as_the_empty_set(
+    layout: Layout, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = measured(layout, scored(layout, keys(8), task="multi_label"))
+    _, rows = queue_of(run, tmp_path)
+    brought(run, tmp_path, {rows[0]["fname"]: "(none)", rows[1]["fname"]: ""})
+    assert people_labels(STORE, layout, "shop") == {rows[0]["fname"]: ""}
+    export_queue(config_of(layout, run=run.record.run_id, to="labelstudio", output=str(tmp_path / "tasks.json")))
+    tasks = json.loads((tmp_path / "tasks.json").read_text())
+    tasks[0]["annotations"] = [{"result": [], "updated_at": "2026-01-05"}]
+    tasks[1]["annotations"] = [{"result": [], "updated_at": "2026-01-05", "was_cancelled": True}]
+    (tmp_path / "back.json").write_text(json.dumps(tasks))
+    result = import_labels(config_of(layout), str(tmp_path / "back.json"))
+    assert (result["labels"], result["unlabelled"]) == (1, 6)
+    people = people_labels(STORE, layout, "shop")
+    assert people == {rows[0]["fname"]: "", tasks[0]["data"]["image"]: ""}
+    (found,) = realised_of(run, people, frozenset())
+    assert (found.labelled, found.right) == (2, sum(said_of(uri) == "cat" for uri in people))
+    assert "no classes of the learner" not in capsys.readouterr().err
+
+
+def test_one_label_is_no_empty_set(night: Run, tmp_path: Path) -> None:
+    (tmp_path / "back.json").write_text(
+        json.dumps([{"data": {"image": image(key).uri}, "annotations": [{"result": []}]} for key in keys(2)])
+    )
+    with pytest.raises(SettingError, match="holds 2 images and no label"):
+        import_labels(config_of(night.layout), str(tmp_path / "back.json"))
 
 
 def test_a_regression_queues_numbers_and_has_no_accuracy(layout: Layout, tmp_path: Path) -> None:
@@ -336,6 +403,52 @@ def test_names_that_another_machine_gave_match_by_the_end_that_one_image_alone_h
     assert "2 labelled images are in no plan of shop, or fit several; e.g. '1.jpg'" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("to", ["fiftyone", "a copy of the bucket"])
+def test_keys_that_differ_in_the_night_alone_match_however_deep_they_are(
+    layout: Layout, tmp_path: Path, to: str
+) -> None:
+    """What was exported names the whole key; a copy of the bucket has more before it."""
+    for night in (NIGHT, "2026-01-03"):
+        keys = [f"{night.replace('-', '/')}/site/hall/cam/10/{number:04d}.jpg" for number in range(4)]
+        plan = frozen(STORE, layout, [ObjectInfo(f"s3://b/{key}", 10, "e", None) for key in keys], name=night)
+        run = begun(STORE, layout, plan, task="single_label")
+        run.commit({shard: run.save_part(shard, _part(run, shard)) for shard in range(plan.shards)}, 0.5, 1.0, 4)
+    export_queue(config_of(layout, run=run.record.run_id, sample=4, to="fiftyone", output=str(tmp_path / "out.json")))
+    named = json.loads((tmp_path / "out.json").read_text())["labels"]
+    before, suffix = ("", "") if to == "fiftyone" else ("/home/me/copy/", ".jpg")
+    back = {"classes": ["cat", "dog"], "labels": {f"{before}{name}{suffix}": 1 for name in named}}
+    (tmp_path / "back.json").write_text(json.dumps(back))
+    assert import_labels(config_of(layout), str(tmp_path / "back.json"))["labels"] == 4
+    assert people_labels(STORE, layout, "shop") == {f"s3://b/{key}": "dog" for key in keys}
+
+
+def test_a_whole_key_means_its_image_though_another_key_ends_so(layout: Layout, tmp_path: Path) -> None:
+    objects = [ObjectInfo(f"s3://b/{key}", 10, "e", None) for key in ("cam/1.jpg", "old/cam/1.jpg")]
+    plan = frozen(STORE, layout, objects)
+    run = begun(STORE, layout, plan, task="single_label")
+    run.commit({0: run.save_part(0, _part(run, 0))}, 0.5, 1.0, 2)
+    brought(run, tmp_path, {"cam/1.jpg": "cat"})
+    assert people_labels(STORE, layout, "shop") == {"s3://b/cam/1.jpg": "cat"}
+
+
+def test_the_config_that_init_writes_names_the_source(layout: Layout, tmp_path: Path) -> None:
+    """README's line of `init` gives images and no source; `nightly` made a name of that."""
+    export, file = tmp_path / "export.pkl", str(tmp_path / "drivetrain.toml")
+    export.write_bytes(b"no learner yet")
+    words = ["--learner", str(export), "--images", "s3://my-bucket/incoming/{night:%Y/%m/%d}", "--root", layout.root]
+    assert CliRunner().invoke(main, ["init", "--config", file, *words]).exit_code == 0
+    plan = frozen(STORE, layout, [image("1.jpg")], source="bucket-incoming")
+    run = begun(STORE, layout, plan, task="single_label")
+    run.commit({0: run.save_part(0, _part(run, 0))}, 0.5, 1.0, 1)
+    labels = written(tmp_path, {image("1.jpg").uri: "cat"})
+    for command in (["labels", "import", labels], ["table"]):
+        done = CliRunner().invoke(main, [*command, "--config", file])
+        assert done.exit_code == 0, done.output
+    assert people_labels(STORE, layout, "bucket-incoming") == {image("1.jpg").uri: "cat"}
+    done = CliRunner().invoke(main, ["table", "--root", layout.root])
+    assert done.exit_code == 2 and "--source" in done.output
+
+
 def test_of_two_names_for_one_image_neither_is_guessed(layout: Layout, tmp_path: Path) -> None:
     run = measured(layout, scored(layout, ["one/1.jpg", "one/2.jpg"]))
     brought(run, tmp_path, {"a/1.jpg": "cat", "b/1.jpg": "dog", "2.jpg": "dog"})
@@ -350,7 +463,7 @@ def test_labels_of_several_nights_go_to_each_and_named_plans_are_looked_at_too(l
     told = {each["night"]: (each["labels"], len(each["realised"])) for each in result["nights"]}
     assert told == {NIGHT: (1, 1), "2026-01-03": (1, 0), "backfill": (2, 1)}
     (unmeasured,) = [each for each in result["nights"] if each["night"] == "2026-01-03"]
-    assert "drivetrain drift measure --run shop-2026-01-03-" in unmeasured["why"]
+    assert f"drivetrain drift measure --root {layout.root} --run shop-2026-01-03-" in unmeasured["why"]
 
 
 def test_a_night_counts_for_the_champion(layout: Layout, tmp_path: Path) -> None:

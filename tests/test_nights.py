@@ -384,7 +384,7 @@ def test_nights_between_and_since_that_did_not_run_are_missing_and_say_what_to_t
     states = {back: found[yesterday(back).isoformat()].state for back in range(5, -1, -1)}
     assert states == {5: "done", 4: "missing", 3: "missing", 2: "done", 1: "missing", 0: "missing"}
     missing = found[yesterday(3).isoformat()]
-    assert missing.lever == f"drivetrain nightly --night {yesterday(3)}"
+    assert missing.lever == f"drivetrain nightly --night {yesterday(3)} --root {layout.root} --source shop"
     assert list(found) == sorted(found)
     assert yesterday(6).isoformat() not in found, "nothing is missing before the first night"
 
@@ -398,7 +398,8 @@ def test_a_night_that_was_only_planned_says_so(layout: Layout) -> None:
     plan = a_plan(layout, yesterday(), number=7)
     found = table(layout)[plan.name]
     assert (found.state, found.images, found.verdict) == ("planned", 7, "")
-    assert found.lever == f"drivetrain nightly --night {plan.name}"
+    about = f"--root {layout.root} --source shop --images {plan.prefix}"
+    assert found.lever == f"drivetrain nightly --night {plan.name} {about}"
 
 
 @pytest.mark.parametrize(
@@ -481,8 +482,8 @@ def test_a_night_is_stale_when_its_learner_is_no_longer_champion_and_says_what_t
     crowned(layout, OTHER)
     night = table(layout)[plan.name]
     assert (night.state, night.verdict, night.lever) == ("stale", "drift", "rescore")
-    export = layout.export(OTHER[:12])
-    assert night.command == f"drivetrain rescore --learner {export} --run {run.record.run_id}"
+    export, about = layout.export(OTHER[:12]), f"--root {layout.root} --source shop"
+    assert night.command == f"drivetrain rescore --learner {export} --run {run.record.run_id} {about}"
 
 
 def test_a_stale_night_that_was_rescored_is_done_and_shows_the_champions_verdict(layout: Layout) -> None:

@@ -83,7 +83,14 @@ def test_agreement_alone_never_promotes() -> None:
 
 def test_what_to_type_next() -> None:
     assert recommend(facts()).next == "drivetrain promote abc123abc123 --root /r --source shop"
-    assert recommend(facts(truth=UNSURE)).next == "drivetrain queue shop-1-new --root /r --to csv"
+    flips = "drivetrain queue shop-1-new --flips shop-1-old --review-size"
+    # 196 are needed, and 100 have labels.
+    assert recommend(facts(truth=UNSURE)).next == f"{flips} 96 --root /r --to csv"
+    assert recommend(facts(truth=UNSURE, flipped=150)).next == f"{flips} 50 --root /r --to csv", "there are no more"
+    told = replace(UNSURE, labelled_flips=300)
+    assert recommend(facts(truth=told)).next == f"{flips} 200 --root /r --to csv", "what is needed was not enough"
+    error = replace(UNSURE, measure="error", needed_flips=None, labelled_flips=None)
+    assert recommend(facts(truth=error)).next == "drivetrain queue shop-1-new --sample 1960 --root /r --to csv"
     assert recommend(facts(truth=WORSE)).next == ""
     assert recommend(facts(truth=replace(TRUTH, known_training_new=False))).next.startswith("drivetrain reference ")
 

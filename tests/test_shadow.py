@@ -1,5 +1,6 @@
 """A source's nights under its champion, with another learner beside it, and those that were missed: real learners."""
 
+import shlex
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -8,10 +9,12 @@ import learners
 import pytest
 from builders import frozen, images
 from chats import hook
+from click.testing import CliRunner
 from pydantic import SecretStr
 
-from drivetrain import Config, list_nights, promote, rescore_run, roll_back, run_night
+from drivetrain import Config, list_nights, promote, roll_back, run_night
 from drivetrain.aliases import challenger_of, current, history, in_scope
+from drivetrain.cli import main
 from drivetrain.errors import DrivetrainError, LearnerError, SettingError
 from drivetrain.planruns import counting_run, scope_run
 from drivetrain.root import open_root
@@ -73,9 +76,10 @@ def test_the_first_night_makes_a_champion_which_scores_although_the_config_names
     states = {night.night: night for night in list_nights(other)}
     assert [states[day].state for day in DAYS[:3]] == ["stale", "stale", "done"]
     # What the table says to type makes the night the champion's.
-    words = states[DAYS[0]].command.split()
-    assert words[:2] == ["drivetrain", "rescore"] and words[-1] == first["run_id"]
-    rescore_run(world.config("who", learner=words[words.index("--learner") + 1], run=words[-1]))
+    words = shlex.split(states[DAYS[0]].command)
+    assert words[:2] == ["drivetrain", "rescore"] and first["run_id"] in words
+    done = CliRunner().invoke(main, [*words[1:], "--actors", "0"])
+    assert done.exit_code == 0, done.output
     counting = counting_run(store, layout, "who", "night", DAYS[0])
     assert counting and counting.record.model_id == world.id("new")
     assert list_nights(other)[0].state == "done"
