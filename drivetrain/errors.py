@@ -5,6 +5,7 @@ DrivetrainError                 1   anything that went wrong and has a plain mes
 │   └── TrustError              2   an export.pkl that nobody vouched for
 ├── StoreError                  1   object storage refused, or does not hold what it must
 ├── LearnerError                1   an export that can't be loaded or can't be served
+├── DeviceError                 1   a GPU that computes nothing more in this process; another process goes on
 └── RunError                    1   a run that stopped before its commit; the same command resumes it
 
 A message says what was expected, what was found, and what to type next. A bad image is none of these: it is a row.
@@ -33,6 +34,10 @@ class StoreError(DrivetrainError):
 
 class LearnerError(DrivetrainError):
     """An export that can't be loaded, or a kind of learner that can't be served."""
+
+
+class DeviceError(DrivetrainError):
+    """A GPU failed, and with it whatever this process would compute next; another process may go on."""
 
 
 class RunError(DrivetrainError):

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy.special import expit, logsumexp, softmax
 
-from drivetrain.errors import ImageError
+from drivetrain.errors import DeviceError, ImageError
 from drivetrain.export import Task
 from drivetrain.learner.header import short
 from drivetrain.learner.pixels import same_shapes
@@ -100,6 +100,7 @@ def in_passes(
     """Score prepared items, at most that many of one shape a pass: for each its own Predictions (n = 1).
 
     Where a pass fails, each of its items is scored alone, and those that fail again get an ImageError.
+    Raises DeviceError when it was the device that failed, which says nothing of the items.
     """
     results: list[Predictions | ImageError | None] = [None] * len(items)
     for same in same_shapes(items):
@@ -111,12 +112,26 @@ def in_passes(
 def _one_pass(results: list[Any], items: Sequence[Any], places: Sequence[int], forward: Any) -> None:
     try:
         _put(results, places, forward([items[i] for i in places]))
-    except Exception:
+    except Exception as error:
+        _raise_of_device(error)
         for i in places:
             try:
                 _put(results, [i], forward([items[i]]))
-            except Exception as error:
-                results[i] = ImageError("learner", short(error))
+            except Exception as again:
+                _raise_of_device(again)
+                results[i] = ImageError("learner", short(again))
+
+
+def _raise_of_device(error: Exception) -> None:
+    """Raise DeviceError for an error after which a GPU computes nothing more for this process.
+
+    Told by its name and text: torch need not be here. Out of memory is none; the next image may fit.
+    """
+    named = any(kind.__name__ == "AcceleratorError" for kind in type(error).__mro__)
+    if named or (isinstance(error, RuntimeError) and "CUDA error" in str(error)):
+        raise DeviceError(
+            f"The GPU failed: {short(error)}\nIf the same command fails again, look for the GPU's errors: nvidia-smi -q"
+        ) from error
 
 
 def _put(results: list[Any], where: Sequence[int], found: Predictions) -> None:
