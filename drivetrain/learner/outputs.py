@@ -99,7 +99,8 @@ def in_passes(
 ) -> list[Predictions | ImageError]:
     """Score prepared items, at most that many of one shape a pass: for each its own Predictions (n = 1).
 
-    Where a pass fails, each of its items is scored alone, and those that fail again get an ImageError.
+    Where a pass fails, each of its items is scored alone, and those that fail again get an ImageError, as do those of
+    which the network says something that is not finite.
     Raises DeviceError when it was the device that failed, which says nothing of the items.
     """
     results: list[Predictions | ImageError | None] = [None] * len(items)
@@ -138,7 +139,12 @@ def _put(results: list[Any], where: Sequence[int], found: Predictions) -> None:
     def of(values: Any, i: int) -> Any:
         return None if values is None else values[i : i + 1]
 
+    numbers = [each for each in (found.outputs, found.energy, found.embeddings) if each is not None]
     for i, place in enumerate(where):
+        # As a scored row it would look like an answer, and turn every mean over the run into NaN.
+        if not all(np.isfinite(each[i]).all() for each in numbers):
+            results[place] = ImageError("learner", "what the network gives is not finite: NaN or infinity")
+            continue
         results[place] = Predictions(
             found.outputs[i : i + 1], of(found.energy, i), of(found.chosen, i), of(found.embeddings, i)
         )
