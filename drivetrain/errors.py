@@ -59,7 +59,7 @@ class ImageError(Exception):
 REASONS = {
     "empty": "the object has no bytes",
     "undecodable": "the bytes are no image that Pillow can read",
-    "too_large": "the image has more pixels than max_pixels allows",
+    "too_large": "the image has more pixels than max_pixels allows, or more bytes than so many pixels can have",
     "learner": "the learner's transforms or its network raised on this image, or gave no finite numbers",
     "crashed": "the process that scored the image ended, again and again",
     "vanished": "the object was listed but is gone",
