@@ -10,6 +10,7 @@ from weakref import WeakSet
 
 import numpy as np
 import pytest
+import torch
 from builders import SETTINGS, begun, frozen
 
 from drivetrain import shard
@@ -18,6 +19,7 @@ from drivetrain.export import LearnerInfo
 from drivetrain.fetch import Fetched, Fetcher, most_bytes
 from drivetrain.images import ObjectInfo
 from drivetrain.layout import Layout
+from drivetrain.learner.eager import Served, TorchEngine
 from drivetrain.learner.header import Header
 from drivetrain.learner.outputs import Predictions
 from drivetrain.run import Run
@@ -141,6 +143,23 @@ def test_an_object_listed_without_its_size_is_asked_for_it(tmp_path: Path) -> No
     assert Fetcher(Store(), most=101).read(image) == Fetched(b"x" * 101, False)
     error = Fetcher(Store(), most=100).read(image).error
     assert error is not None and error.reason == "too_large"
+
+
+class Anywhere(Served):
+    """A network that says it went to any device and stays on the CPU."""
+
+    def to(self, *_: Any, **__: Any) -> Any:
+        return self
+
+
+@pytest.mark.parametrize("half", [False, True])
+def test_float32_is_float32_in_a_gpus_convolutions_too(half: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """They are TF32 by torch's default, and CPUs compute under the same key of the run."""
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", True)
+    TorchEngine(Anywhere(torch.nn.Identity(), None, None), torch.device("cpu"))
+    assert torch.backends.cudnn.allow_tf32
+    TorchEngine(Anywhere(torch.nn.Identity(), None, None), torch.device("cuda"), half)
+    assert torch.backends.cudnn.allow_tf32 is half
 
 
 @pytest.mark.slow
