@@ -185,10 +185,12 @@ def _option(key: str) -> click.Option:
 
 def _told(result: dict[str, Any], config: Config, json_only: bool) -> int:
     """Print a result; returns the exit code that it stands for."""
+    from drivetrain.root import finite
+
     if not json_only:
         for line in lines_of(result):
             _print(line)
-    _print(json.dumps(result, ensure_ascii=False, default=str))
+    _print(json.dumps(finite(result), ensure_ascii=False, default=str, allow_nan=False))
     each = [result, *result.get("caught_up", ()), *(result["nights"] if "learner" in result else ())]
     if any(one.get("too_many_failed") for one in each):
         return 3

@@ -74,6 +74,20 @@ def _say_if_open(url: str) -> None:
     asking.join(DASHBOARD_SECONDS)
 
 
+def cores_of_actor() -> int:
+    """The cores of this node that an actor with GPUs may use: as large a share of them as it has of the node's GPUs.
+
+    All of them outside of an actor.
+    """
+    cores = os.cpu_count() or 1
+    if not ray.is_initialized():
+        return cores
+    context = ray.get_runtime_context()
+    own = context.get_assigned_resources().get("GPU", 0)
+    gpus = sum(node["Resources"].get("GPU", 0) for node in ray.nodes() if node["NodeID"] == context.get_node_id())
+    return max(1, int(cores * own / gpus)) if own and gpus else cores
+
+
 def look(address: str, seconds: float) -> str:
     """What a cluster has, asked by a process of its own: a connection that hangs can be ended only with its process.
 

@@ -27,6 +27,7 @@ from drivetrain.config import Config, without_secrets
 from drivetrain.console import busy, say
 from drivetrain.errors import DrivetrainError, ImageError, RunError, SettingError, StoreError
 from drivetrain.export import read_export, what_instead
+from drivetrain.fetch import most_bytes
 from drivetrain.manifest import why_no_image
 from drivetrain.packages import misfits, version_of, versions
 from drivetrain.root import open_root, store_of, to_json
@@ -224,7 +225,10 @@ def _first_images(look: _Look, wanted: int = 1) -> tuple[Finding, list[bytes]]:
     try:
         prefix = store.normalise(config.images_of(config.the_night()))
         objects = store.first(prefix, LOOKED_AT)
-        uris = [each.uri for each in objects if why_no_image(each.uri.removeprefix(prefix)) is None]
+        most = most_bytes(config.max_pixels)
+        possible = [each for each in objects if why_no_image(each.uri.removeprefix(prefix)) is None]
+        # What a run would not read is not read here either.
+        uris = [each.uri for each in possible if (each.size or 0) <= most]
         if not uris:
             return _no_image(config, prefix, len(objects)), []
         good, bad = _pictures(store, uris[:TRIED_IMAGES], wanted)

@@ -5,6 +5,7 @@ DrivetrainError                 1   anything that went wrong and has a plain mes
 │   └── TrustError              2   an export.pkl that nobody vouched for
 ├── StoreError                  1   object storage refused, or does not hold what it must
 ├── LearnerError                1   an export that can't be loaded or can't be served
+├── DeviceError                 1   a GPU that computes nothing more in this process; another process goes on
 └── RunError                    1   a run that stopped before its commit; the same command resumes it
 
 A message says what was expected, what was found, and what to type next. A bad image is none of these: it is a row.
@@ -35,6 +36,10 @@ class LearnerError(DrivetrainError):
     """An export that can't be loaded, or a kind of learner that can't be served."""
 
 
+class DeviceError(DrivetrainError):
+    """A GPU failed, and with it whatever this process would compute next; another process may go on."""
+
+
 class RunError(DrivetrainError):
     """A run stopped before its commit; the same command resumes it."""
 
@@ -54,8 +59,8 @@ class ImageError(Exception):
 REASONS = {
     "empty": "the object has no bytes",
     "undecodable": "the bytes are no image that Pillow can read",
-    "too_large": "the image has more pixels than max_pixels allows",
-    "learner": "the learner's transforms or its network raised on this image",
+    "too_large": "the image has more pixels than max_pixels allows, or more bytes than so many pixels can have",
+    "learner": "the learner's transforms or its network raised on this image, or gave no finite numbers",
     "crashed": "the process that scored the image ended, again and again",
     "vanished": "the object was listed but is gone",
     "denied": "the store refuses to hand out the object",

@@ -36,8 +36,15 @@ THROTTLES = frozenset(
 PASSING = frozenset(["InternalError", "RequestTimeout", "500", "502", "504"])
 # Refused images in a row, after which the store itself is asked for.
 SUSPICIOUS = 8
+# Bytes of an uncompressed pixel, four channels of 16 bits; and what a small image may have beside them (frames, EXIF).
+PIXEL_SIZE, BESIDE = 8, 64 * 1024**2
 # Images whose bytes came twice the same and are not what their etag says: etags are no MD5s here (SSE-KMS).
 MOST_OTHER_DIGESTS = 8
+
+
+def most_bytes(max_pixels: int) -> int:
+    """The bytes of the largest object that can be an image of so many pixels."""
+    return PIXEL_SIZE * max_pixels + BESIDE
 
 
 class Outage(StoreError):
@@ -95,11 +102,12 @@ class Fetcher:
     """Reads the images of one run. May be used by many threads.
 
     ``readable`` is the uri of an object that could be read a moment ago: it tells a closed prefix from an outage while
-    no image has been read yet.
+    no image has been read yet. Objects of more than ``most`` bytes are not read: they would fill the memory before
+    anybody could look at their pixels.
     """
 
-    def __init__(self, store: Store, readable: str = "") -> None:
-        self._readable = readable
+    def __init__(self, store: Store, readable: str = "", most: int | None = None) -> None:
+        self._readable, self._most = readable, most
         self._store, self._lock = store.once(PATIENCE), Lock()
         self.gate = Gate()
         self._refused, self._other_digests = 0, 0
@@ -115,6 +123,8 @@ class Fetcher:
         if self._outage:
             raise Outage(self._outage)
         try:
+            if self._most is not None and (size := self._size(image)) > self._most:
+                return _failed("too_large", f"{size:,} bytes; images of max_pixels have at most {self._most:,}")
             fetched = self._patiently(image)
         except FileNotFoundError as error:
             return _failed("vanished", f"{type(error).__name__}: it was there when listed")
@@ -124,6 +134,11 @@ class Fetcher:
             return self._refuse(image["uri"], _failed("unreachable", f"{type(error).__name__}: {error}"[:300]))
         self._refused, self._last_read = 0, image["uri"]
         return fetched
+
+    def _size(self, image: dict[str, Any]) -> int:
+        """The bytes of an image as listed; asked for where the listing did not tell, since only the store knows."""
+        size = image["size"] if image["size"] is not None else self._store.about(image["uri"]).size
+        return size or 0
 
     def _patiently(self, image: dict[str, Any]) -> Fetched:
         """Read an image, again where that may help. Raises what it met last."""

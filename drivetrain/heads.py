@@ -150,9 +150,17 @@ class HeadScorer:
 
 
 def columns_of(learner: Any, embeddings: npt.NDArray[np.float32]) -> dict[str, pa.Array]:
-    """What a learner's head says of embeddings (n, d): the columns of n rows, without those that stay null."""
+    """What a learner's head says of embeddings (n, d): the columns of n rows, without those that stay null.
+
+    Raises RunError when it says something that is not finite: such a row is a failed one, which is not made here.
+    """
     info, found = learner.info, learner.predict_from(embeddings)
     outputs = found.outputs
+    if not np.isfinite(outputs).all():
+        raise RunError(
+            "The new head gives NaN or infinity for some of the stored embeddings. "
+            "Read the images, of which these become failed rows: the same command with   --full"
+        )
     if info.task == "regression":
         return {"values": _lists(outputs)}
     top, rows = outputs.argmax(1), np.arange(len(outputs))

@@ -5,7 +5,8 @@ harmless when written twice. An exception that a worker raises is a wrong settin
 0 actors do everything in this process, in order: for debugging, and for tests of everything but Ray.
 
 An actor gets a task once it has said that it runs: those that have no place yet hold nothing back. One that dies is
-replaced and its task tried again, up to MAX_ATTEMPTS times; that a node was lost is nothing that a task did.
+replaced and its task tried again, up to MAX_ATTEMPTS times; that a node was lost is nothing that a task did. One whose
+device failed counts as dead.
 
 A task that ended its actor is done again step by step, and the actor says before each step which one it is: the step
 that ends two actors more is left out. So one image can't stop a run, and costs three actors.
@@ -21,7 +22,7 @@ import ray
 
 from drivetrain.cluster import LOOK_SECONDS, Places
 from drivetrain.console import say
-from drivetrain.errors import DrivetrainError, RunError
+from drivetrain.errors import DeviceError, DrivetrainError, RunError
 
 # Deaths of a task's actors that no step explains, and of actors that had no task yet.
 MAX_ATTEMPTS = 3
@@ -215,7 +216,12 @@ class _Pool(Generic[Result]):
         try:
             step, result = _received(asked)
         except ray.exceptions.RayTaskError as error:
-            raise _cause(error) from None
+            if not isinstance(cause := _cause(error), DeviceError):
+                raise cause from None
+            # Its process computes nothing more, and would take every task to say so.
+            ray.kill(self._awaited.pop(asked).actor)
+            self._bury(member, cause)
+            return
         except ray.exceptions.RayError as error:
             del self._awaited[asked]
             self._bury(member, error)
@@ -246,7 +252,7 @@ class _Pool(Generic[Result]):
         else:
             self._awaited[member.actor.run.remote(member.task, upcoming)] = member
 
-    def _bury(self, member: _Member, error: Exception) -> None:
+    def _bury(self, member: _Member, error: BaseException) -> None:
         """Take back what a dead actor had in hand. Raises RunError when another one would die as well."""
         lines = _ANSI.sub("", str(error)).strip().splitlines()
         self._queue.give_back(member)
@@ -272,7 +278,7 @@ def _received(asked: Any) -> tuple[int | None, Any]:
     return None, ray.get(asked)
 
 
-def _lost_its_node(member: _Member, error: Exception) -> bool:
+def _lost_its_node(member: _Member, error: BaseException) -> bool:
     """Whether an actor is gone with its node.
 
     Ray says so at once of a node that was told to go. Of one that vanished it calls the actors unavailable at first.

@@ -4,6 +4,7 @@ Knows that a folder or a bucket prefix is a root, and of which schema. Does not 
 """
 
 import json
+import math
 from typing import Any
 
 from drivetrain.config import Config
@@ -51,8 +52,17 @@ def open_root(config: Config, *, existing: bool = False, dry_runs: bool = False)
 
 
 def to_json(record: dict[str, Any]) -> bytes:
-    """A record as the bytes of a JSON file, keys in the record's order."""
-    return (json.dumps(record, indent=1, ensure_ascii=False, default=str) + "\n").encode()
+    """A record as the bytes of a JSON file, keys in the record's order; a number that is not finite is null."""
+    return (json.dumps(finite(record), indent=1, ensure_ascii=False, default=str, allow_nan=False) + "\n").encode()
+
+
+def finite(value: Any) -> Any:
+    """A record for JSON, which knows neither NaN nor infinity: with null in their place, at any depth."""
+    if isinstance(value, dict):
+        return {key: finite(each) for key, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [finite(each) for each in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def from_json(store: Store, uri: str) -> dict[str, Any] | None:

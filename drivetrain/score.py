@@ -19,6 +19,7 @@ from drivetrain.doctor import check_first
 from drivetrain.engine import choose_engine
 from drivetrain.errors import DrivetrainError, RunError, SettingError, StoreError
 from drivetrain.export import LearnerInfo
+from drivetrain.fetch import most_bytes
 from drivetrain.forecast import forecast
 from drivetrain.groups import check_group_by
 from drivetrain.heartbeat import beating, refuse_another, wait_for_another
@@ -96,7 +97,7 @@ def begin_run(
         # Torch computes the head; whether another engine would give the same was never asked, for want of an image.
         engine, note = "torch", f"only the head was computed, from the embeddings of {made_from}"
     else:
-        some = partial(_some_images, store, layout, plan, info.model_id)
+        some = partial(_some_images, store, layout, plan, info.model_id, most_bytes(config.max_pixels))
         engine, note = choose_engine(store, layout, config, info, some)
     # Its values differ by the rounding of stored embeddings, so it is never the run that reads the images.
     settings = settings_of(config, engine) | ({"head_of": made_from} if made_from else {})
@@ -161,23 +162,29 @@ def check_groups(store: Store, layout: Layout, plan: Plan, config: Config) -> No
         check_group_by(config.group_by, (uri for batch in batches for uri in batch["uri"].to_pylist()))
 
 
-def _some_images(store: Store, layout: Layout, plan: Plan, model_id: str) -> Iterator[str]:
-    """Images of the learner's world in random order: those of its newest reference, then the plan's."""
+def _some_images(store: Store, layout: Layout, plan: Plan, model_id: str, most: int) -> Iterator[str]:
+    """Images of the learner's world in random order: those of its newest reference, then the plan's.
+
+    None of more than ``most`` bytes, which a run would not read either.
+    """
     known = sorted(store.names(layout.references(model_id)))
     runs = [Run.find(store, layout, name.removesuffix(".json")) for name in known]
     if runs:
         newest = max(runs, key=lambda run: run.record.created)
-        yield from _some_of(store, newest.paths.manifest, newest.record.shards)
+        yield from _some_of(store, newest.paths.manifest, newest.record.shards, most)
     if plan.images:
-        yield from _some_of(store, plan.paths(layout).manifest(plan.digest), plan.shards)
+        yield from _some_of(store, plan.paths(layout).manifest(plan.digest), plan.shards, most)
 
 
-def _some_of(store: Store, manifest: str, shards: int) -> Iterator[str]:
+def _some_of(store: Store, manifest: str, shards: int, most: int) -> Iterator[str]:
     """Images of a few shards, mixed, those that the learner was not trained on first."""
     mixed = Random(0)
     some = mixed.sample(range(shards), min(shards, SHARDS_TO_SAMPLE))
     images = [
-        image for shard in some for image in read_shard(store, manifest, shard).select(["uri", "split"]).to_pylist()
+        image
+        for shard in some
+        for image in read_shard(store, manifest, shard).select(["uri", "split", "size"]).to_pylist()
+        if (image["size"] or 0) <= most
     ]
     mixed.shuffle(images)
     images.sort(key=lambda image: image["split"] != "held_out")

@@ -5,13 +5,14 @@ of a shard gets exactly one row: scored, or failed with its reason.
 """
 
 import hashlib
-import os
 import platform
 import time
+from collections import deque
 from collections.abc import Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
+from threading import Condition
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -19,10 +20,11 @@ import pyarrow as pa
 from PIL import Image, ImageFilter
 
 from drivetrain.admit import known_learner
+from drivetrain.cluster import cores_of_actor
 from drivetrain.engine import read_int8, read_network
 from drivetrain.errors import ImageError, LearnerError, StoreError
 from drivetrain.export import LearnerInfo
-from drivetrain.fetch import Fetched, Fetcher, Outage
+from drivetrain.fetch import Fetched, Fetcher, Outage, most_bytes
 from drivetrain.layout import Layout
 from drivetrain.learner import Predictions, StoredLearner, flags_of
 from drivetrain.run import PartCounts, Run
@@ -36,6 +38,8 @@ if TYPE_CHECKING:
 FETCHERS = 16
 # Two batches of images are in memory at a time, whatever their size.
 BATCH_BYTES = 64 * 1024**2
+# With so many bytes of pixels, or one image more, the network is asked: without a Resize a batch would take gigabytes.
+PIXEL_BYTES = 64 * 1024**2
 # Of an image that ends its process: in its batch, after the images before it, and as the first one of all.
 MAX_ATTEMPTS = 3
 # Seconds before a shard is tried again that the store handed out nothing of; each image was asked for several times.
@@ -52,24 +56,47 @@ class Prepared:
     item: Any
 
 
+Arriving = tuple[dict[str, Any], "Future[Fetched]"]
+
+
 @dataclass(frozen=True)
 class _Ordered:
     """The rows of a shard that are there already, and its batches, the first of which is on its way."""
 
     kept: list[dict[str, Any]]
     batches: list[list[dict[str, Any]]]
-    first: "list[Future[Prepared] | _Later]"
+    first: deque[Arriving]
 
 
-class _Later:
-    """What is computed when its result is asked for."""
+class _Room:
+    """Room for the pixels that threads decode ahead. The image whose turn it is always has room, or all would wait."""
 
-    def __init__(self, function: Any, *arguments: Any) -> None:
-        self._function, self._arguments = function, arguments
+    def __init__(self) -> None:
+        self._changed, self._held, self._taken, self._closed = Condition(), 0, 0, False
 
-    def result(self) -> Prepared:
-        prepared: Prepared = self._function(*self._arguments)
+    def fill(self, turn: int, prepare: Any, *arguments: Any) -> Prepared:
+        """Prepare an image once there is room; the turns are 0, 1, 2 and so on."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._held < PIXEL_BYTES or turn <= self._taken or self._closed)
+        prepared: Prepared = prepare(*arguments)
+        with self._changed:
+            self._held += _size(prepared)
         return prepared
+
+    def take(self, filled: "Future[Prepared]") -> Prepared:
+        """The image whose turn it is."""
+        prepared = filled.result()
+        with self._changed:
+            self._held -= _size(prepared)
+            self._taken += 1
+            self._changed.notify_all()
+        return prepared
+
+    def close(self) -> None:
+        """Nobody takes any more."""
+        with self._changed:
+            self._closed = True
+            self._changed.notify_all()
 
 
 class ShardScorer:
@@ -93,14 +120,14 @@ class ShardScorer:
         self._learner = open_as(
             self._store, layout, record.sha256, settings, vouched=vouched, one_thread=one_thread, gpu=gpu
         )
-        self._fetcher = Fetcher(self._store, self._run.paths.record)
+        self._max_pixels = int(settings["max_pixels"])
+        self._fetcher = Fetcher(self._store, self._run.paths.record, most_bytes(self._max_pixels))
         self._before = Run.find(self._store, layout, record.retry_of) if record.retry_of else None
         self._batch_size = batch_size
-        self._max_pixels = int(settings["max_pixels"])
         self._expected: tuple[int, Future[_Ordered]] | None = None
         self._readers, self._fetchers = ThreadPoolExecutor(1), ThreadPoolExecutor(FETCHERS)
-        # An actor with one CPU decodes between two passes of the network; one with a GPU uses the node's cores.
-        self._decoders = ThreadPoolExecutor(os.cpu_count()) if gpu and self._learner.decodes_in_threads else None
+        # An actor with one CPU decodes between two passes of the network; one with a GPU uses its share of the cores.
+        self._decoders = ThreadPoolExecutor(cores_of_actor()) if gpu and self._learner.decodes_in_threads else None
 
     def run(self, task: int, upcoming: int | None = None) -> PartCounts:
         """Score one shard and write its part; fetch the first images of the upcoming one while at it.
@@ -168,31 +195,63 @@ class ShardScorer:
         expected, self._expected = self._expected, None
         ordered = expected[1].result() if expected and expected[0] == task else self._order_shard(task)
         rows = list(ordered.kept)
-        for batch in self._batches(ordered, upcoming):
+        for batch in self._batches(self._arriving(ordered, upcoming)):
             rows.extend(self._score(batch))
+            # Else its pixels would stay while those of the next one are decoded.
+            batch.clear()
         return self._save(task, rows)
 
     def _order_shard(self, shard: int) -> _Ordered:
         """Read a shard's manifest, cut it into batches, and begin to fetch the first."""
         images, kept = self._to_score(shard)
         batches = cut(images, self._batch_size)
-        return _Ordered(kept, batches, self._order(batches[0]) if batches else [])
+        return _Ordered(kept, batches, self._order(batches[0]) if batches else deque())
 
-    def _order(self, batch: list[dict[str, Any]]) -> "list[Future[Prepared] | _Later]":
-        """Begin to fetch a batch. With a GPU its images are decoded ahead as well, on the node's cores."""
-        fetched = [self._fetchers.submit(self._fetcher.read, image) for image in batch]
-        if self._decoders is None:
-            return [_Later(self._prepare, image, got) for image, got in zip(batch, fetched, strict=True)]
-        return [self._decoders.submit(self._prepare, image, got) for image, got in zip(batch, fetched, strict=True)]
+    def _order(self, batch: list[dict[str, Any]]) -> deque[Arriving]:
+        """Begin to fetch a batch."""
+        return deque((image, self._fetchers.submit(self._fetcher.read, image)) for image in batch)
 
-    def _batches(self, ordered: _Ordered, upcoming: int | None) -> Iterator[list[Prepared]]:
-        """Batches of prepared images; the next one is fetched while one is worked on, that of the next shard too."""
-        batches, ahead = ordered.batches, ordered.first
-        for following in [*batches[1:], None]:
-            current, ahead = ahead, self._order(following) if following else []
+    def _arriving(self, ordered: _Ordered, upcoming: int | None) -> Iterator[Arriving]:
+        """The images of a shard in turn; a batch further is on its way by then, at the end that of the next shard."""
+        ahead = ordered.first
+        for following in [*ordered.batches[1:], None]:
+            current, ahead = ahead, self._order(following) if following else deque()
             if following is None and upcoming is not None:
                 self._expected = (upcoming, self._readers.submit(self._order_shard, upcoming))
-            yield [each.result() for each in current]
+            while current:
+                yield current.popleft()
+
+    def _batches(self, arriving: Iterator[Arriving]) -> Iterator[list[Prepared]]:
+        """Prepared images, as many as a batch holds, or fewer that have PIXEL_BYTES. Who takes them lets them go."""
+        batch: list[Prepared] = []
+        size = 0
+        for prepared in self._prepared(arriving):
+            batch.append(prepared)
+            size += _size(prepared)
+            del prepared
+            if len(batch) >= self._batch_size or size >= PIXEL_BYTES:
+                yield batch
+                batch, size = [], 0
+        if batch:
+            yield batch
+
+    def _prepared(self, arriving: Iterator[Arriving]) -> Iterator[Prepared]:
+        """Prepared images in turn; with a GPU a batch of them is decoded ahead, as far as there is room."""
+        if self._decoders is None:
+            yield from (self._prepare(*each) for each in arriving)
+            return
+        room, ahead = _Room(), deque[Future[Prepared]]()
+        try:
+            for turn, (image, got) in enumerate(arriving):
+                ahead.append(self._decoders.submit(room.fill, turn, self._prepare, image, got))
+                if len(ahead) > self._batch_size:
+                    yield room.take(ahead.popleft())
+            while ahead:
+                yield room.take(ahead.popleft())
+        finally:
+            for each in ahead:
+                each.cancel()
+            room.close()
 
     def _prepare(self, image: dict[str, Any], arriving: Future[Fetched]) -> Prepared:
         """An image's row so far, and its pixels unless it failed."""
@@ -230,6 +289,11 @@ class ShardScorer:
             "model_id": self._run.record.model_id,
             "run_id": self._run.record.run_id,
         }
+
+
+def _size(prepared: Prepared) -> int:
+    """The bytes of an image's pixels. What fastai's own pipelines make are tensors, which have it too."""
+    return int(getattr(prepared.item, "nbytes", 0))
 
 
 def open_as(

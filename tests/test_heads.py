@@ -15,7 +15,7 @@ from fastai.vision.all import ConvLayer, create_head
 from torch import nn
 
 from drivetrain.config import Config
-from drivetrain.errors import LearnerError
+from drivetrain.errors import LearnerError, RunError
 from drivetrain.export import LearnerInfo
 from drivetrain.heads import columns_of, why_not
 from drivetrain.layout import Layout
@@ -206,6 +206,13 @@ def expected(learner: Any, embeddings: np.ndarray) -> pa.Table:
     """The same row by row, as images are scored."""
     rows = [outcome(learner.info, learner.predict_from(each[None])) | {"embedding": None} for each in embeddings]
     return pa.Table.from_pylist(rows, schema=row_schema(0))
+
+
+def test_what_is_not_finite_is_left_to_the_images(digits_export: learners.Exported) -> None:
+    """It would be a scored row with NaN for an answer; the images' road makes a failed one of it."""
+    learner = open_learner(Path(digits_export.path).read_bytes(), digits_export.sha256)
+    with pytest.raises(RunError, match="--full"):
+        columns_of(learner, np.full((2, learner.info.embedding_size), np.nan, np.float32))
 
 
 def same_columns(export: learners.Exported) -> None:

@@ -40,6 +40,14 @@ def digits(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
+def unseen(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The other digits that there are: none of them trained the learner, calibrated int8, or set what is close."""
+    folder = tmp_path_factory.mktemp("unseen") / "digits"
+    learners.write_digits(folder, 900, 1797)
+    return folder
+
+
+@pytest.fixture(scope="module")
 def exported(digits: Path, tmp_path_factory: pytest.TempPathFactory) -> learners.Exported:
     torch.manual_seed(0)
     dls = ImageDataLoaders.from_folder(digits, valid_pct=0.5, seed=0, bs=32, num_workers=0, item_tfms=Resize(28))
@@ -76,11 +84,18 @@ def quality_of(run: Run) -> dict[str, Any]:
     return quality
 
 
-def test_its_labels_are_float32s_and_its_key_is_its_own(config: Config, run: Run) -> None:
+def test_images_that_it_has_not_seen_keep_float32s_label(config: Config, run: Run, unseen: Path) -> None:
+    """Of those that set what is close, at least 99 % keep it by construction."""
+    night = config.model_copy(update={"images": str(unseen), "name": "unseen"})
+    fast, slow = table(run_of(night)), table(run_of(night.model_copy(update={"engine": "openvino"})))
+    assert len(fast) == len(slow) == 897 and (fast["label"] == slow["label"]).mean() >= 0.99
+
+
+def test_what_int8_computed_is_told_from_float32_and_its_key_is_its_own(config: Config, run: Run) -> None:
     exact = run_of(config.model_copy(update={"engine": "openvino"}))
     assert run.record.settings["engine"] == "int8" and run.record.run_id != exact.record.run_id
     fast, slow = table(run), table(exact)
-    assert len(fast) == 900 and (fast["label"] == slow["label"]).mean() >= 0.99
+    assert len(fast) == 900
     one, other = np.stack(fast["embedding"]), np.stack(slow["embedding"])
     assert (one != other).any(1).mean() > 0.9, "int8 is what computed them"
     assert outputs.cosines(one, other).min() > 0.95
@@ -233,6 +248,14 @@ def test_close_calls_of_several_labels_are_those_near_the_threshold() -> None:
     one = int8.Decision(False, Loss("ce", "softmax", 0.5))
     np.testing.assert_allclose(one.margins(np.array([[3.0, 1.0, 2.5]], np.float32)), [0.5])
     assert np.isinf(one.margins(np.array([[3.0]], np.float32))).all()
+
+
+def test_a_last_layer_that_gives_probabilities_itself_is_cut_at_the_threshold() -> None:
+    """BCELossFlat: taken for logits, all labels were on and no image was a close call."""
+    decision = int8.Decision(True, Loss("BCELossFlat", "none", 0.5))
+    raw = np.array([[0.9, 0.1], [0.45, 0.7]], np.float32)
+    np.testing.assert_array_equal(decision.labels(raw), [[True, False], [False, True]])
+    np.testing.assert_allclose(decision.margins(raw), [0.4, 0.05], atol=1e-6)
 
 
 def test_a_few_outliers_do_not_send_half_of_a_bucket_twice() -> None:

@@ -1,6 +1,7 @@
 """--json: on every command, and stdout is one JSON object then, whether it succeeds or fails."""
 
 import json
+import math
 import os
 import signal
 import subprocess
@@ -10,13 +11,16 @@ from typing import Any
 
 import click
 import learners
+import numpy as np
 import pytest
 from click.testing import CliRunner, Result
 from servers import free_ports
 from test_cli import COMMANDS
 
+from drivetrain import cli
 from drivetrain.cli import main
 from drivetrain.config import Config
+from drivetrain.root import to_json
 
 # Without a root, these have something to say or to do.
 NEEDS_NOTHING = {"doctor", "demo", "learner inspect"}
@@ -56,6 +60,15 @@ def test_a_setting_that_is_missing_is_a_json_object(command: str) -> None:
 def test_a_command_that_does_not_exist_is_one_too() -> None:
     assert "nightly" in error_of(called("nightli", "--json"))["message"]
     assert "measure" in error_of(called("drift mesure", "--json"))["message"]
+
+
+def test_a_number_that_is_not_finite_is_null(capsys: pytest.CaptureFixture[str]) -> None:
+    """Python writes NaN, at which every strict reader of JSON stops."""
+    record = {"a": float("nan"), "b": [{"c": float("inf"), "d": 0.5}, (np.float64("nan"), 1)], "e": {"f": -math.inf}}
+    assert cli._told(record, Config(), json_only=True) == 0
+    for text in (to_json(record).decode(), capsys.readouterr().out):
+        found = json.loads(text, parse_constant=lambda name: pytest.fail(name))
+        assert found == {"a": None, "b": [{"c": None, "d": 0.5}, [None, 1]], "e": {"f": None}}
 
 
 def test_without_it_a_failure_leaves_stdout_empty() -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from drivetrain import cluster, pool
-from drivetrain.errors import LearnerError, RunError
+from drivetrain.errors import DeviceError, LearnerError, RunError
 
 
 @dataclass
@@ -22,12 +22,19 @@ class Doubling:
     refuses: int | None = None
     dies_at: tuple[tuple[int, int], ...] = ()
     unlucky_at: tuple[tuple[int, int], ...] = ()
+    loses_its_device_on: int | None = None
+
+    def __post_init__(self) -> None:
+        self._broken = False
 
     def run(self, task: int, upcoming: int | None) -> int:
         tried = len(list(self.folder.glob(f"{task}-*")))
         (self.folder / f"{task}-{tried}").touch()
         if task in self.dies_on and tried < self.dies_times:
             os._exit(1)
+        if self._broken or (task == self.loses_its_device_on and not tried):
+            self._broken = True
+            raise DeviceError("The GPU failed: an illegal memory access")
         if task == self.refuses:
             raise LearnerError("this learner can't be served")
         if any(task == of for of, _ in self.dies_at + self.unlucky_at):
@@ -36,7 +43,7 @@ class Doubling:
 
     def steps(self, task: int, first: int | None, without: frozenset[int]) -> Iterator[tuple[int | None, int | None]]:
         """Ten steps. Dies at those of ``dies_at``, and once at those of ``unlucky_at``."""
-        if task in self.dies_on:
+        if task in (*self.dies_on, self.loses_its_device_on):
             yield None, self.run(task, None)
             return
         for step in sorted(set(range(10)) - without, key=lambda step: (step != first, step)):
@@ -139,6 +146,17 @@ def test_an_error_of_a_worker_comes_back_as_itself_and_is_not_retried(ray: None,
     with pytest.raises(LearnerError, match=r"^this learner can't be served$"):
         list(pool.run_tasks(partial(Doubling, tmp_path, refuses=1), [1], actors=1))
     assert len(list(tmp_path.iterdir())) == 1
+
+
+@pytest.mark.slow
+def test_an_actor_that_lost_its_device_is_replaced_and_gets_no_other_task(
+    ray: None, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It would fail all that it is given: each task is tried once, but for the one that the device was lost on."""
+    done = list(pool.run_tasks(partial(Doubling, tmp_path, loses_its_device_on=1), range(6), actors=1))
+    assert sorted(done) == [(i, 2 * i) for i in range(6)]
+    assert len(list(tmp_path.iterdir())) == 6 + 1
+    assert "An actor died on shard 1 (The GPU failed: an illegal memory access)" in capsys.readouterr().err
 
 
 @pytest.mark.slow

@@ -67,6 +67,10 @@ class TorchEngine:
         self.name = "torch"
         self.served = served.to(device).eval()
         self._device, self._half = device, half
+        if device.type == "cuda" and not half:
+            # By torch's default convolutions round to 10 bits of mantissa there: not the float32 of the run's settings,
+            # which CPUs compute under the same key.
+            torch.backends.cudnn.allow_tf32 = False
         if device.type == "cuda":
             self.served = self.served.to(memory_format=torch.channels_last)
 

@@ -57,8 +57,7 @@ class Decision:
     """What labels an image has by what the network's last layer says (n, k), and by how much."""
 
     def __init__(self, multi_label: bool, loss: Loss) -> None:
-        share = min(max(loss.threshold, 1e-7), 1 - 1e-7)
-        self._cut = float(np.log(share / (1 - share))) if multi_label else None
+        self._cut = _cut(loss) if multi_label else None
 
     def labels(self, raw: Floats) -> npt.NDArray[np.bool_]:
         """The labels (n, k) as booleans."""
@@ -75,6 +74,14 @@ class Decision:
         best = np.partition(raw, -2, axis=1)
         margins: Floats = best[:, -1] - best[:, -2]
         return margins
+
+
+def _cut(loss: Loss) -> float:
+    """The threshold of multi-label in units of the last layer, which may give probabilities itself (BCELossFlat)."""
+    if loss.activation != "sigmoid":
+        return loss.threshold
+    share = min(max(loss.threshold, 1e-7), 1 - 1e-7)
+    return float(np.log(share / (1 - share)))
 
 
 class Int8Engine:

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy.special import expit, logsumexp, softmax
 
-from drivetrain.errors import ImageError
+from drivetrain.errors import DeviceError, ImageError
 from drivetrain.export import Task
 from drivetrain.learner.header import short
 from drivetrain.learner.pixels import same_shapes
@@ -99,7 +99,9 @@ def in_passes(
 ) -> list[Predictions | ImageError]:
     """Score prepared items, at most that many of one shape a pass: for each its own Predictions (n = 1).
 
-    Where a pass fails, each of its items is scored alone, and those that fail again get an ImageError.
+    Where a pass fails, each of its items is scored alone, and those that fail again get an ImageError, as do those of
+    which the network says something that is not finite.
+    Raises DeviceError when it was the device that failed, which says nothing of the items.
     """
     results: list[Predictions | ImageError | None] = [None] * len(items)
     for same in same_shapes(items):
@@ -111,19 +113,38 @@ def in_passes(
 def _one_pass(results: list[Any], items: Sequence[Any], places: Sequence[int], forward: Any) -> None:
     try:
         _put(results, places, forward([items[i] for i in places]))
-    except Exception:
+    except Exception as error:
+        _raise_of_device(error)
         for i in places:
             try:
                 _put(results, [i], forward([items[i]]))
-            except Exception as error:
-                results[i] = ImageError("learner", short(error))
+            except Exception as again:
+                _raise_of_device(again)
+                results[i] = ImageError("learner", short(again))
+
+
+def _raise_of_device(error: Exception) -> None:
+    """Raise DeviceError for an error after which a GPU computes nothing more for this process.
+
+    Told by its name and text: torch need not be here. Out of memory is none; the next image may fit.
+    """
+    named = any(kind.__name__ == "AcceleratorError" for kind in type(error).__mro__)
+    if named or (isinstance(error, RuntimeError) and "CUDA error" in str(error)):
+        raise DeviceError(
+            f"The GPU failed: {short(error)}\nIf the same command fails again, look for the GPU's errors: nvidia-smi -q"
+        ) from error
 
 
 def _put(results: list[Any], where: Sequence[int], found: Predictions) -> None:
     def of(values: Any, i: int) -> Any:
         return None if values is None else values[i : i + 1]
 
+    numbers = [each for each in (found.outputs, found.energy, found.embeddings) if each is not None]
     for i, place in enumerate(where):
+        # As a scored row it would look like an answer, and turn every mean over the run into NaN.
+        if not all(np.isfinite(each[i]).all() for each in numbers):
+            results[place] = ImageError("learner", "what the network gives is not finite: NaN or infinity")
+            continue
         results[place] = Predictions(
             found.outputs[i : i + 1], of(found.energy, i), of(found.chosen, i), of(found.embeddings, i)
         )
