@@ -60,7 +60,10 @@ def unseen(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
 
 
 # What `make test` takes: one of each kind. Training all of them takes minutes.
-SHARE = {"resnet18", "mobilenet_v3_small", "from_df", "multi-label", "regression", "grey", "CropPad"}
+SHARE = {
+    "resnet18", "mobilenet_v3_small", "from_df", "multi-label", "regression", "grey", "CropPad",
+    "presized, after a training batch", "presized as the book does",
+}  # fmt: skip
 
 
 @pytest.fixture(
@@ -178,6 +181,26 @@ def test_a_transform_of_the_users_own_needs_vouching_and_then_scores_as_fastai_d
     with learn.no_bar():
         expected = learn.get_preds(dl=loader)[0].numpy()
     np.testing.assert_allclose(outputs_of(learner, unseen), expected, atol=1e-5)
+
+
+def test_a_split_idx_is_believed_only_where_no_batch_of_training_can_have_written_it(
+    photos: list[Path], unseen: list[Path], tmp_path: Path
+) -> None:
+    """fastai's AffineCoordTfm keeps the last batch's; what the owner's own class declares is told as an assumption."""
+    exported = learners.exported(zoo.with_own_augmentation(photos), tmp_path / "aside.pkl")
+    learner = opened(exported)
+    assert learner.info.read == "data" and learner.info.unread[0].startswith("zoo.Aside: it is left out")
+    learn, loader = fastai_of("", exported.path, unseen)
+    with learn.no_bar():
+        expected = learn.get_preds(dl=loader)[0].numpy()
+    np.testing.assert_allclose(outputs_of(learner, unseen), expected, atol=1e-5)
+    exported = learners.exported(zoo.with_own_resizing(photos), tmp_path / "turn.pkl")
+    with pytest.raises(TrustError, match=r"zoo\.Turn"):
+        opened(exported)
+    learn, loader = fastai_of("", exported.path, unseen)
+    with learn.no_bar():
+        expected = learn.get_preds(dl=loader)[0].numpy()
+    np.testing.assert_allclose(outputs_of(opened(exported, vouched=True), unseen), expected, atol=1e-5)
 
 
 @pytest.mark.parametrize("kind", ["segmentation", "points"])

@@ -21,6 +21,7 @@ from fastai.vision.all import (
     CropPad,
     CrossEntropyLossFlat,
     DataBlock,
+    Flip,
     FocalLossFlat,
     ImageBlock,
     ImageDataLoaders,
@@ -138,6 +139,12 @@ def _small(paths: list[Path], **more: Any) -> Learner:
     return fitted(Learner(dls, learners.small_model(dls.c), loss_func=loss), 1e-2)
 
 
+def _after_training(learn: Learner) -> Learner:
+    """Its last batch before export is one of training, as show_batch and lr_find leave it."""
+    learn.dls.one_batch()
+    return learn
+
+
 NETWORKS: dict[str, Make] = {
     "resnet18": partial(_vision, resnet18),
     "resnet34": partial(_vision, resnet34),
@@ -175,6 +182,20 @@ WAYS: dict[str, Make] = {
     "CropPad": partial(_small, item_tfms=CropPad((450, 300))),
     "Resize, then CropPad": partial(_small, item_tfms=[Resize(80), CropPad(64)]),
     "augmented and normalised": partial(_small, batch_tfms=[*aug_transforms(), Normalize.from_stats(*imagenet_stats)]),
+    "presized, after a training batch": lambda paths: _after_training(
+        _small(paths, item_tfms=Resize(80), batch_tfms=aug_transforms(size=48))
+    ),
+    "presized as the book does": partial(
+        _small,
+        item_tfms=Resize((100, 120)),
+        batch_tfms=[*aug_transforms(size=32, min_scale=0.75), Normalize.from_stats(*imagenet_stats)],
+    ),
+    "presized without aligned corners": partial(
+        _small,
+        item_tfms=Resize((96, 120)),
+        batch_tfms=aug_transforms(size=(40, 64), align_corners=False, pad_mode=PadMode.Zeros),
+    ),
+    "tall, resampled in place": partial(_small, item_tfms=Resize((160, 60)), batch_tfms=aug_transforms()),
     "label smoothing": partial(_small, loss_func=LabelSmoothingCrossEntropyFlat()),
     "focal loss": partial(_small, loss_func=FocalLossFlat()),
 }
@@ -188,6 +209,28 @@ class Darken(Transform):
 
     def encodes(self, image: PILImage) -> PILImage:
         return PILImage(image.point(lambda value: value // 2))
+
+
+class Aside(Transform):
+    """An augmentation of the user's own."""
+
+    split_idx, order = 0, 3
+
+    def encodes(self, image: PILImage) -> PILImage:
+        return PILImage(image.point(lambda value: value // 2))
+
+
+class Turn(Flip):
+    """A batch transform of the user's own that resizes."""
+
+
+def with_own_augmentation(paths: list[Path]) -> Learner:
+    return _small(paths, item_tfms=[Resize(64), Aside()])
+
+
+def with_own_resizing(paths: list[Path]) -> Learner:
+    """Its last batch of training has left a split_idx of 0 in the resizing transform."""
+    return _after_training(_small(paths, batch_tfms=[Turn(size=32)]))
 
 
 def with_own_transform(paths: list[Path]) -> Learner:

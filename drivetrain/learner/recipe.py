@@ -12,6 +12,7 @@ from torch import nn
 
 from drivetrain.errors import LearnerError
 from drivetrain.export import Task
+from drivetrain.learner.front import Front, Middle, Resample
 from drivetrain.learner.outputs import Activation, Loss
 from drivetrain.learner.pixels import CropPad, Decoder, Resize, Step, random_resized_crop
 from drivetrain.learner.rebuild import Rebuilder, attributes, kind, plain
@@ -23,21 +24,16 @@ _SOFTMAX = {
     "fastai.losses.LabelSmoothingCrossEntropyFlat", "torch.nn.modules.loss.CrossEntropyLoss",
 }  # fmt: skip
 _SIGMOID = {"fastai.losses.BCEWithLogitsLossFlat", "torch.nn.modules.loss.BCEWithLogitsLoss"}
-# Batch transforms that leave the valid set as it is, up to the rounding of a resampling in place.
-_STILL = {f"{_AUGMENT}{name}" for name in ("AffineCoordTfm", "Flip", "Dihedral", "Rotate", "Zoom", "Warp")}
+# Batch transforms that turn nothing on the valid set, and resample it all the same where they have a size.
+_AFFINE = {
+    f"{_AUGMENT}{name}"
+    for name in (
+        "AffineCoordTfm", "Flip", "DeterministicFlip", "Dihedral", "DeterministicDihedral", "Rotate", "Zoom", "Warp",
+    )
+}  # fmt: skip
+# Pixels of a side after resampling: more is no image for a network, and would fill all memory.
+_MOST_PIXELS = 8192
 _MULTI = {"fastai.data.transforms.MultiCategorize", "fastai.data.transforms.EncodedMultiCategorize"}
-
-
-@dataclass(frozen=True)
-class Front:
-    """What happens to a batch of pixels before the network: divided by ``divisor``, then (x - mean) / std.
-
-    ``mean`` and ``std`` have the shape (1, channels, 1, 1), or are None.
-    """
-
-    divisor: float
-    mean: torch.Tensor | None
-    std: torch.Tensor | None
 
 
 @dataclass(frozen=True)
@@ -80,6 +76,7 @@ def recipe_from_data(data: bytes) -> Recipe:
     builder = Rebuilder(file)
     decoder, front, names = _pixels(loader, builder)
     loss, unread = _loss(found["loss_func"], task)
+    unread += _assumed(loader)
     return Recipe(builder.module(found["model"]), task, vocab, loss, decoder, front, names, unread)
 
 
@@ -183,8 +180,9 @@ def _pixels(loader: Any, builder: Rebuilder | None) -> tuple[Decoder, Front, tup
         if step := _step(each):
             steps.append(step)
             names.append(str(step))
-    front, front_names = _front(_members(parts["after_batch"]), builder)
-    return Decoder(mode, tuple(steps)), front, (f"PILImage as {mode}", *names, *front_names)
+    decoder = Decoder(mode, tuple(steps))
+    front, front_names = _front(_members(parts["after_batch"]), builder, decoder.shape and decoder.shape[:2])
+    return decoder, front, (f"PILImage as {mode}", *names, *front_names)
 
 
 def _mode(openers: list[Any]) -> Literal["RGB", "L"]:
@@ -228,10 +226,32 @@ def _methods(opener: Any) -> list[Any]:
     return [method for method in found if isinstance(getattr(method, "__self__", None), type)]
 
 
+def _only_augments(transform: Any) -> bool:
+    """Whether a transform leaves the valid set as it is, which a ``split_idx`` of 0 says.
+
+    Raises Refused where the 0 may be that of the last batch before export: fastai's AffineCoordTfm keeps that.
+    """
+    name, own = kind(transform), attributes(transform)
+    if name in _AFFINE or own.get("split_idx") != 0:
+        return False
+    declared = isinstance(transform, Call) or type(transform).split_idx == 0
+    if "aff_fs" in own or not (declared or name.startswith("fastai.")):
+        raise Refused(name)
+    return True
+
+
+def _assumed(loader: Any) -> tuple[str, ...]:
+    """What is believed of transforms of the owner's own, whose code is not run."""
+    parts = attributes(loader)
+    transforms = (*_members(parts["after_item"]), *_members(parts["after_batch"]))
+    foreign = [each for each in transforms if not kind(each).startswith("fastai.")]
+    return tuple(f"{kind(each)}: it is left out, as its split_idx says that only training runs it" for each in foreign)
+
+
 def _step(transform: Any) -> Step | None:
     """The step that an item transform is on the valid set; None if it does nothing there."""
     name, own = kind(transform), attributes(transform)
-    if own.get("split_idx") == 0 or name == "fastai.data.transforms.ToTensor":
+    if name == "fastai.data.transforms.ToTensor" or _only_augments(transform):
         return None
     if name == f"{_AUGMENT}Resize":
         method = plain(own["method"])
@@ -245,25 +265,56 @@ def _step(transform: Any) -> Step | None:
     raise Refused(name)
 
 
-def _front(transforms: list[Any], builder: Rebuilder | None) -> tuple[Front, list[str]]:
+def _front(transforms: list[Any], builder: Rebuilder | None, size: tuple[int, int] | None) -> tuple[Front, list[str]]:
+    """What happens to a batch of images of that height and width, or of any where it is None."""
     divisor: float | None = None
     mean = std = None
+    steps: list[Resample] = []
     names = []
     for each in transforms:
         name, own = kind(each), attributes(each)
-        if name == "fastai.data.transforms.IntToFloatTensor":
+        if name == "fastai.data.transforms.IntToFloatTensor" and divisor is None:
             divisor = float(plain(own["div"]))
             names.append(f"IntToFloatTensor(div={divisor:g})")
         elif name == "fastai.data.transforms.Normalize" and mean is None:
             mean, std = (builder.tensor(own[key]) if builder else own[key].cpu() for key in ("mean", "std"))
             names.append(f"Normalize(mean={_listed(mean)}, std={_listed(std)})")
-        elif (name in _STILL and own.get("size") is None) or own.get("split_idx") == 0:
-            continue  # augmentation, which the valid set does not see
-        else:
-            raise Refused(name)
+        elif not _only_augments(each):
+            if divisor is None or mean is not None:
+                raise Refused(f"{name} (in an unusual place)")
+            step = _resample(each)
+            if size is None or step.acts_on(*size):
+                steps.append(step)
+                names.append(str(step))
+                size = step.size or size
     if divisor is None:
         raise Refused("a learner without IntToFloatTensor")
-    return Front(divisor, mean, std), names
+    return Front(divisor, mean, std, tuple(steps)), names
+
+
+def _resample(transform: Any) -> Resample:
+    """What a batch transform does to the size of the valid set's images. Raises Refused for one that is not known."""
+    name, own = kind(transform), attributes(transform)
+    if name in _AFFINE:
+        size, pad_mode, corners = _size(plain(own["size"])), plain(own["pad_mode"]), bool(plain(own["align_corners"]))
+        return Resample(size, plain(own["mode"]), pad_mode, corners)
+    if name == f"{_AUGMENT}RandomResizedCropGPU":
+        least, greatest = plain(own["ratio"])
+        middle = Middle((float(least), float(greatest)), float(plain(own["valid_scale"])))
+        return Resample(_size(plain(own["size"])), plain(own["mode"]), "reflection", True, middle)
+    raise Refused(name)
+
+
+def _size(given: Any) -> tuple[int, int] | None:
+    """A batch transform's size: (height, width), one number for both, or None."""
+    if given is None:
+        return None
+    height, width = (given, given) if isinstance(given, int) else given
+    if not 0 < min(height, width) <= max(height, width) <= _MOST_PIXELS:
+        raise LearnerError(
+            f"Its images would be resampled to {height} x {width} pixels; expected 1 to {_MOST_PIXELS:,}."
+        )
+    return int(height), int(width)
 
 
 def _listed(tensor: torch.Tensor) -> str:
