@@ -18,9 +18,11 @@ from fastai.vision.all import Resize as FastaiResize
 from PIL import Image
 from sklearn.datasets import load_sample_images
 
+from drivetrain import Config, inspect_learner
 from drivetrain.errors import LearnerError, TrustError
 from drivetrain.learner import ExportedLearner, StoredLearner, open_learner, pixels
 from drivetrain.learner.pixels import Decoder
+from drivetrain.told import lines_of
 
 pytestmark = pytest.mark.slow
 
@@ -203,12 +205,23 @@ def test_a_split_idx_is_believed_only_where_no_batch_of_training_can_have_writte
     np.testing.assert_allclose(outputs_of(opened(exported, vouched=True), unseen), expected, atol=1e-5)
 
 
-@pytest.mark.parametrize("kind", ["segmentation", "points"])
+@pytest.mark.parametrize("kind", zoo.UNSERVED)
 def test_what_cannot_be_served_is_refused_before_any_work(kind: str, photos: list[Path], tmp_path: Path) -> None:
     exported = learners.exported(zoo.UNSERVED[kind](photos), tmp_path / "export.pkl")
     for vouched in (False, True):
-        with pytest.raises(LearnerError, match="can't be served"):
+        with pytest.raises(LearnerError, match="be served") as refused:
             opened(exported, vouched=vouched)
+        assert "--trust" not in str(refused.value)
+
+
+def test_whatever_could_not_be_read_is_named_before_vouching_and_after(photos: list[Path], tmp_path: Path) -> None:
+    exported = learners.exported(zoo.with_two_own_transforms(photos), tmp_path / "two.pkl")
+    with pytest.raises(TrustError, match=r"single-label, 2 classes: china, flower.*zoo\.Darken; zoo\.Turn\n"):
+        opened(exported)
+    exported = learners.exported(zoo.with_own_layer(photos), tmp_path / "layer.pkl")
+    with pytest.raises(TrustError, match=r"zoo\.Half\n"):
+        opened(exported)
+    assert opened(exported, vouched=True).info.unread == ("zoo.Half can't be read as data; its code was run",)
 
 
 def _odd_images() -> list[bytes]:
@@ -239,3 +252,12 @@ def test_odd_images_give_the_pixels_that_fastai_sees(opener: Any) -> None:
             expected = np.asarray(FastaiResize((48, 64))(opener.create(data), split_idx=1))
         found = decoder.prepare(data, 10_000)[0]
         np.testing.assert_array_equal(found, expected if expected.ndim == 3 else expected[:, :, None])
+
+
+def test_inspect_shows_what_was_found(photos: list[Path], tmp_path: Path) -> None:
+    exported = learners.exported(zoo.ZOO["presized as the book does"](photos), tmp_path / "export.pkl")
+    lines = "\n".join(lines_of(inspect_learner(Config(learner=exported.path))))
+    assert f"sha256        {exported.sha256}" in lines
+    assert "network       Sequential" in lines and "predicts      single-label, 2 classes: china, flower" in lines
+    assert "pixels        drivetrain's own" in lines and "Resize(size=(120, 100)" in lines
+    assert "Resample(size=(32, 32)" in lines and "Normalize(mean=" in lines

@@ -13,8 +13,11 @@ from typing import Any
 
 import learners
 import numpy as np
+import pandas as pd
 import torch
 import torchvision
+from fastai.tabular.all import TabularDataLoaders, tabular_learner
+from fastai.text.all import AWD_LSTM, BaseTokenizer, TextDataLoaders, Tokenizer, text_classifier_learner
 from fastai.vision.all import (
     CategoryBlock,
     CategoryMap,
@@ -224,6 +227,22 @@ class Turn(Flip):
     """A batch transform of the user's own that resizes."""
 
 
+class Half(nn.Module):
+    """A layer of the user's own."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x / 2
+
+
+def with_own_layer(paths: list[Path]) -> Learner:
+    dls = _folder(paths)
+    return fitted(Learner(dls, nn.Sequential(learners.small_model(dls.c), Half())))
+
+
+def with_two_own_transforms(paths: list[Path]) -> Learner:
+    return _small(paths, item_tfms=[Resize(64), Darken()], batch_tfms=[Turn(size=32)])
+
+
 def with_own_augmentation(paths: list[Path]) -> Learner:
     return _small(paths, item_tfms=[Resize(64), Aside()])
 
@@ -256,7 +275,21 @@ def _points(paths: list[Path]) -> Learner:
     return Learner(dls, learners.small_model(2), loss_func=MSELossFlat())
 
 
-UNSERVED: dict[str, Make] = {"segmentation": _segmentation, "points": _points}
+def _texts(paths: list[Path]) -> Learner:
+    frame = pd.DataFrame({"text": ["a b c", "c d e", "e f g", "g a b"] * 4, "label": ["x", "y"] * 8})
+    dls = TextDataLoaders.from_df(
+        frame, text_col="text", label_col="label", bs=4, seed=0, tok_tfm=Tokenizer.from_df("text", tok=BaseTokenizer()),
+    )  # fmt: skip
+    return text_classifier_learner(dls, AWD_LSTM, pretrained=False)
+
+
+def _tables(paths: list[Path]) -> Learner:
+    frame = pd.DataFrame({"size": [1.0, 2.0] * 8, "label": ["x", "y"] * 8})
+    dls = TabularDataLoaders.from_df(frame, cont_names=["size"], y_names="label", y_block=CategoryBlock(), bs=4)
+    return tabular_learner(dls, layers=[4])
+
+
+UNSERVED: dict[str, Make] = {"segmentation": _segmentation, "points": _points, "texts": _texts, "tables": _tables}
 
 
 def main(folder: Path) -> None:

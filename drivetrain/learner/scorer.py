@@ -27,7 +27,7 @@ from drivetrain.learner.pixels import Decoder
 from drivetrain.learner.recipe import Recipe, recipe_from_data, recipe_from_fastai
 from drivetrain.learner.stored import StoredLearner, store_learner
 from drivetrain.packages import absent_module
-from drivetrain.pickled import Refused, shown
+from drivetrain.pickled import MOST_REASONS, Refused, shown
 
 
 class ExportedLearner:
@@ -242,12 +242,15 @@ def _recipe(data: bytes, sha256: str, vouched: bool) -> Recipe:
         if vouched:
             from drivetrain.learner.own import load_vouched
 
-            return recipe_from_fastai(load_vouched(data))
+            return recipe_from_fastai(load_vouched(data), error.args)
         # Said at once: vouching for it would only lead to the next error.
-        absent = absent_module(str(error).split(" ", 1)[0])
-        first = f"No module {absent} is here either; if it is yours, it must be on every node.\n" if absent else ""
+        absent = dict.fromkeys(absent_module(reason.split(" ", 1)[0]) for reason in error.args[:MOST_REASONS])
+        first = "".join(
+            f"No module {each} is here either; if it is yours, it must be on every node.\n" for each in absent if each
+        )
+        about = f" ({error.about})" if error.about else ""
         raise TrustError(
-            f"Not opened: the learner can't be read as data, because of {error}\n"
+            f"Not opened: the learner{about} can't be read as data, because of {error}\n"
             f"{first}Opening it in fastai's way runs the code inside it. " + how_to_trust(sha256)
         ) from error
 
