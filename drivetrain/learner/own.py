@@ -23,22 +23,48 @@ from drivetrain.learner.header import Header, look_at_header, short
 from drivetrain.packages import how_to_change, how_to_install, versions
 
 
-class _Missing:
-    """Stands for something of the training script that is not here; calling it says so."""
+class _Absent(type):
+    """The class of what stands for something of the training script that is not here. Calling it says so.
 
-    wanted = ""
+    While the file is unpickled it makes objects, as the class did whose name it has.
+    """
+
+    loaded = False
+
+    def __call__(cls, *arguments: Any, **keywords: Any) -> Any:
+        if cls.loaded:
+            raise _missing(cls)
+        return super().__call__(*arguments, **keywords)
+
+
+class _Missing(metaclass=_Absent):
+    """An object whose class is not here."""
 
     def __init__(self, *arguments: Any, **keywords: Any) -> None:
         pass
 
     def __call__(self, *arguments: Any, **keywords: Any) -> Any:
-        raise LearnerError(
-            f"The learner calls {self.wanted} of the script that trained it, which is not here. "
-            "Move it into a module that is installed on every node, and export again."
-        )
+        raise _missing(type(self))
+
+
+def _missing(stub: type) -> LearnerError:
+    return LearnerError(
+        f"The learner calls {stub.__name__} of the script that trained it, which is not here. "
+        "Move it into a module that is installed on every node, and export again."
+    )
 
 
 class _Unpickler(pickle.Unpickler):
+    def __init__(self, *arguments: Any, **keywords: Any) -> None:
+        super().__init__(*arguments, **keywords)
+        self._stubs: list[_Absent] = []
+
+    def load(self) -> Any:
+        found = super().load()
+        for stub in self._stubs:
+            stub.loaded = True
+        return found
+
     def find_class(self, module: str, name: str) -> Any:
         module, name = standing(module, name)
         if (module, name) == ("pathlib", "WindowsPath"):
@@ -49,7 +75,8 @@ class _Unpickler(pickle.Unpickler):
             raise LearnerError(how_to_install(f"{module}.{name}", error)) from error
         except AttributeError as error:
             if module == "__main__":
-                return type(name, (_Missing,), {"wanted": name})
+                self._stubs.append(_Absent(name, (_Missing,), {}))
+                return self._stubs[-1]
             raise LearnerError(how_to_change(f"{module}.{name}")) from error
 
 

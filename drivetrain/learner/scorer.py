@@ -184,6 +184,8 @@ class ExportedLearner:
         try:
             found = self._forward([self.prepare(_png(_gray()), 256 * 256)[0]])
         except Exception as error:
+            if isinstance(error.__cause__, LearnerError):
+                raise error.__cause__ from error  # said of the learner, whatever the image
             raise LearnerError(
                 f"The learner fails on a plain gray image of 256 x 256 pixels: {short(error)}"
             ) from error
