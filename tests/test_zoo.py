@@ -179,6 +179,8 @@ def test_a_transform_of_the_users_own_needs_vouching_and_then_scores_as_fastai_d
     assert f"--trust {exported.sha256}" in str(refused.value)
     learner = opened(exported, vouched=True)
     assert learner.info.read == "fastai" and "zoo.Darken" in learner.info.unread[0]
+    with pytest.raises(LearnerError, match=r"^only fastai can prepare its images, because of zoo\.Darken$"):
+        learner.stored([])  # which becomes the run's engine_note
     learn, loader = fastai_of("", exported.path, unseen)
     with learn.no_bar():
         expected = learn.get_preds(dl=loader)[0].numpy()

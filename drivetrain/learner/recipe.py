@@ -44,8 +44,8 @@ _MULTI = {"fastai.data.transforms.MultiCategorize", "fastai.data.transforms.Enco
 class Recipe:
     """All that scoring needs of a learner.
 
-    ``decoder`` and ``front`` are None when a transform is known to fastai only; ``learn`` is then fastai's Learner.
-    ``transforms`` names those of the valid set in their order.
+    ``decoder`` and ``front`` are None when a transform is known to fastai only, which ``only_fastai`` names; ``learn``
+    is then fastai's Learner. ``transforms`` names those of the valid set in their order.
     """
 
     model: nn.Module
@@ -57,6 +57,7 @@ class Recipe:
     transforms: tuple[str, ...]
     unread: tuple[str, ...]
     learn: Any = None
+    only_fastai: str = ""
 
 
 def recipe_from_data(data: bytes) -> Recipe:
@@ -127,7 +128,7 @@ def recipe_from_fastai(learn: Any, refused: tuple[str, ...]) -> Recipe:
     except Refused as error:
         own = tuple(kind(each) for each in (*loader.after_item.fs, *loader.after_batch.fs))
         note = f"{error} is known to fastai only: its own transforms prepare the images, more slowly"
-        return Recipe(learn.model, task, vocab, loss, None, None, own, (*unread, note), learn)
+        return Recipe(learn.model, task, vocab, loss, None, None, own, (*unread, note), learn, str(error))
     return Recipe(learn.model, task, vocab, loss, decoder, front, names, unread, learn)
 
 

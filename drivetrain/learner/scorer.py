@@ -74,7 +74,9 @@ class ExportedLearner:
     def _for_openvino(self) -> tuple[Any, Decoder]:
         """OpenVINO's model of the network, and what prepares its images."""
         decoder = self._recipe.decoder
-        if decoder is None or decoder.shape is None:
+        if decoder is None:
+            raise LearnerError(f"only fastai can prepare its images, because of {self._recipe.only_fastai}")
+        if decoder.shape is None:
             raise LearnerError("its transforms do not give all images one size")
         try:
             return converted(self.eager.served, decoder.shape), decoder
