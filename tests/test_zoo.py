@@ -13,13 +13,14 @@ import numpy as np
 import pytest
 import torch
 import zoo
-from fastai.vision.all import PILImage, PILImageBW, load_learner
+from fastai.vision.all import ConvLayer, Flatten, Learner, PILImage, PILImageBW, load_learner
 from fastai.vision.all import Resize as FastaiResize
 from PIL import Image
 from sklearn.datasets import load_sample_images
+from torch import nn
 
 from drivetrain import Config, inspect_learner
-from drivetrain.errors import LearnerError, TrustError
+from drivetrain.errors import ImageError, LearnerError, TrustError
 from drivetrain.learner import ExportedLearner, StoredLearner, open_learner, pixels
 from drivetrain.learner.pixels import Decoder
 from drivetrain.told import lines_of
@@ -152,6 +153,35 @@ def test_a_learner_whose_images_keep_their_size_is_left_to_torch(tmp_path: Path)
     learner = opened(learners.exported(learn, tmp_path / "export.pkl"))
     with pytest.raises(LearnerError, match="one size"):
         learner.stored(items_of(learner, list((tmp_path / "digits").rglob("*.png"))[:1]))
+
+
+@pytest.mark.parametrize("last", ["linear", "flattened"])
+def test_a_network_that_takes_one_size_needs_no_resize(last: str, tmp_path: Path) -> None:
+    """fast.ai's first networks for MNIST. An image of another size is a failed row, not one of other numbers."""
+    paths = learners.write_digits(tmp_path / "digits", 0, 64, by_label=True)
+    dls = learners.digits_dataloaders(tmp_path / "digits")
+    ends = {"linear": [Flatten(), nn.Linear(392, dls.c)], "flattened": [nn.Conv2d(8, dls.c, 7), Flatten()]}
+    body = [ConvLayer(3, 8, stride=2), ConvLayer(8, 8, stride=2)]
+    learn = learners.train(Learner(dls, nn.Sequential(*body, *ends[last])))
+    exported = learners.exported(learn, tmp_path / "export.pkl")
+    learner = opened(exported, embedding="none" if last == "flattened" else "head")
+    learn, loader = fastai_of("", exported.path, paths[:9])
+    with learn.no_bar():
+        expected = learn.get_preds(dl=loader)[0].numpy()
+    np.testing.assert_allclose(outputs_of(learner, paths[:9]), expected, atol=1e-5)
+    sink = io.BytesIO()
+    Image.open(paths[0]).resize((40, 28)).save(sink, "PNG")
+    (found,) = learner.predict([learner.prepare(sink.getvalue(), 10_000)[0]])
+    assert isinstance(found, ImageError) and found.reason == "learner"
+
+
+def test_a_network_of_an_unusual_size_is_told_the_way_out(tmp_path: Path) -> None:
+    learners.write_digits(tmp_path / "digits", 0, 64, by_label=True)
+    dls = learners.digits_dataloaders(tmp_path / "digits")
+    learn = Learner(dls, nn.Sequential(Flatten(), nn.Linear(3 * 29 * 29, dls.c)))
+    exported = learners.exported(learn, tmp_path / "export.pkl")
+    with pytest.raises(LearnerError, match=r"(?s)size that it was trained at.*item_tfms=Resize\(SIZE\)"):
+        opened(exported)
 
 
 def test_another_layer_may_be_the_embedding(photos: list[Path], tmp_path: Path) -> None:

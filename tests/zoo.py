@@ -21,9 +21,11 @@ from fastai.text.all import AWD_LSTM, BaseTokenizer, TextDataLoaders, Tokenizer,
 from fastai.vision.all import (
     CategoryBlock,
     CategoryMap,
+    ConvLayer,
     CropPad,
     CrossEntropyLossFlat,
     DataBlock,
+    Flatten,
     Flip,
     FocalLossFlat,
     ImageBlock,
@@ -148,7 +150,15 @@ def _after_training(learn: Learner) -> Learner:
     return learn
 
 
+def _flattened(paths: list[Path]) -> Learner:
+    """A network without pooling: fastai's Flatten wants its channels first in memory."""
+    dls = _folder(paths, size=28)
+    body = [ConvLayer(3, 8, stride=2), ConvLayer(8, 8, stride=2)]
+    return fitted(Learner(dls, nn.Sequential(*body, Flatten(), nn.Linear(392, dls.c))), 1e-2)
+
+
 NETWORKS: dict[str, Make] = {
+    "flattened": _flattened,
     "resnet18": partial(_vision, resnet18),
     "resnet34": partial(_vision, resnet34),
     "resnet50": partial(_vision, resnet50),
