@@ -134,6 +134,38 @@ def test_what_no_learner_needs_is_refused_though_vouched_for(name: str, export: 
     assert len(str(refused.value)) < 600
 
 
+def with_other_bytecode(data: bytes, code: bytes) -> bytes:
+    """An export whose lambda, the only function that it holds, has other bytecode."""
+    genuine = hostile.pickled_in(data)
+    old = hostile.text((lambda path: path.parent.name).__code__.co_code.decode("latin1"))
+    assert genuine.count(old) == 1
+    return hostile.rewritten(data, genuine.replace(old, hostile.text(code.decode("latin1"))))
+
+
+# What Python 3.12 makes of the lambda, and what no Python does.
+OTHER_BYTECODE = {
+    "3.12": bytes([151, 0, 124, 0, 106, 0, *[0] * 18, 106, 2, *[0] * 18, 83, 0]),
+    "garbage": bytes([9, 0, 1, 7, 254, 250]),
+}
+
+
+@pytest.mark.parametrize("python", OTHER_BYTECODE)
+def test_code_by_another_python_is_no_matter_as_data_and_is_refused_before_it_runs(
+    python: str, photos: list[Path], tmp_path: Path
+) -> None:
+    data = Path(learners.exported(zoo.ZOO["lambda"](photos), tmp_path / "export.pkl").path).read_bytes()
+    load_vouched(data)
+    other = with_other_bytecode(data, OTHER_BYTECODE[python])
+    items, found = [], []
+    for each in (data, other):
+        learner = open_learner(each, hashlib.sha256(each).hexdigest())
+        items = [learner.prepare(path.read_bytes(), 10_000_000)[0] for path in photos[:4]]
+        found.append(np.concatenate([each.outputs for each in learner.predict(items)]))  # type: ignore[union-attr]
+    np.testing.assert_array_equal(*found)
+    with pytest.raises(LearnerError, match=r"<lambda> as bytecode: expected that of Python 3\.11, found another's"):
+        load_vouched(other)
+
+
 def test_the_older_form_of_a_file_is_guarded_as_well(export: bytes, tmp_path: Path) -> None:
     """Without the zip around it torch calls another function."""
     payload = hostile.PAYLOADS["REDUCE os.mkdir"](str(tmp_path / "mark"))

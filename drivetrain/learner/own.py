@@ -18,9 +18,11 @@ from fastai.basics import Pipeline
 from fastai.learner import Learner, load_learner
 
 from drivetrain.errors import ImageError, LearnerError
+from drivetrain.learner.bytecode import foreign_code
 from drivetrain.learner.guard import checked, standing
 from drivetrain.learner.header import Header, look_at_header, short
 from drivetrain.packages import how_to_change, how_to_install, versions
+from drivetrain.pickled import PickledFile
 
 
 class _Absent(type):
@@ -93,6 +95,7 @@ def load_vouched(data: bytes) -> Learner:
 
     Raises LearnerError with the true cause: fastai itself hides a missing module behind `UnboundLocalError: res`.
     """
+    _check_bytecode(data)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
@@ -107,6 +110,20 @@ def load_vouched(data: bytes) -> Learner:
             raise LearnerError(_unreadable(error)) from error
         except Exception as error:
             raise LearnerError(_unreadable(error)) from error
+
+
+def _check_bytecode(data: bytes) -> None:
+    try:
+        foreign = foreign_code(PickledFile(data))
+    except LearnerError:
+        return  # no form that could be looked into
+    if foreign:
+        here = versions()["python"].rpartition(".")[0]
+        raise LearnerError(
+            f"The learner holds the function {foreign} as bytecode: expected that of Python {here}, found another's.\n"
+            f"Export it again under Python {here}, or put the function into a module that is installed on every node "
+            "and export again."
+        )
 
 
 def _unreadable(error: Exception) -> str:
