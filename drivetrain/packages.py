@@ -63,8 +63,8 @@ def how_to_install(name: str, error: ImportError) -> str:
         return f"The export needs {name}, which {package} {here} lacks ({error}).\n{_other_version(package)}"
     return (
         f"The export needs {name}, and {absent.split('.', 1)[0]} is not installed here ({error}).\n"
-        f"Type   pip install {package}   on every node. Is it a file of your own? Then copy it to every node and type"
-        "   export PYTHONPATH=FOLDER_OF_THE_FILE"
+        "Is it a file of your own? Copy it to every node and type   export PYTHONPATH=FOLDER_OF_THE_FILE\n"
+        f"Is it a package? Type   pip install {package}   on every node."
     )
 
 

@@ -23,6 +23,8 @@ MOST_OPCODES = 3_000_000
 MOST_RECORDS = 100_000
 # Longer names are no names, and would fill a person's screen.
 MOST_NAME = 300
+# Reasons that are shown of one file.
+MOST_REASONS = 8
 # What zipfile raises for bytes that are no zip file, or a damaged one.
 _NO_ZIP = (zipfile.BadZipFile, OSError, ValueError, RuntimeError, struct.error)
 _ENTRY = b"PK\x01\x02"
@@ -30,7 +32,19 @@ _MARK = object()
 
 
 class Refused(LearnerError):
-    """Something in the file can't be read as data, and could only be run; the message begins with its name."""
+    """Something in the file can't be read as data, and could only be run.
+
+    ``args``: a text for each, which begins with its name. ``about``: what could be read all the same, in words.
+    """
+
+    def __init__(self, *reasons: str, about: str = "") -> None:
+        super().__init__(*reasons)
+        self.about = about
+
+    def __str__(self) -> str:
+        some = [each if len(each) <= MOST_NAME else f"{each[:MOST_NAME]}…" for each in self.args[:MOST_REASONS]]
+        more = len(self.args) - len(some)
+        return "; ".join(some) + (f"; and {more} more" if more else "")
 
 
 def shown(text: str) -> str:

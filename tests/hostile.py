@@ -20,7 +20,7 @@ import struct
 import sys
 import time
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -140,10 +140,15 @@ def _hub(mark: str) -> bytes:
     return called(loads, text(str(folder)), text("model"))
 
 
-def _another(mark: str) -> bytes:
-    path = Path(f"{mark}-another")
+def _another(mark: str, module: str = "pandas", loads: str = "read_pickle", more: Sequence[bytes] = ()) -> bytes:
+    path = Path(f"{mark}-another-{module}")
     path.write_bytes(PROTOCOL + called(MKDIR, text(mark)) + b".")
-    return called(named("pandas", "read_pickle"), text(str(path)))
+    return called(named(module, loads), text(str(path)), *more)
+
+
+def _template(mark: str) -> bytes:
+    template = called(named("jinja2", "Template"), text(f"{{{{ cycler.__init__.__globals__.os.mkdir({mark!r}) }}}}"))
+    return called(called(named("builtins", "getattr"), template, text("render")))
 
 
 # Each leaves its mark in whoever runs it: opcodes that push one value.
@@ -197,6 +202,18 @@ PAYLOADS: dict[str, Callable[[str], bytes]] = {
     "another pickle": _another,
     "type hints": _hints,
     "code by cloudpickle": _dynamic,
+    "fastcore's exec_new": lambda mark: called(named("fastcore.basics", "exec_new"), _code(mark)),
+    "fastcore's exec_local": lambda mark: called(named("fastcore.basics", "exec_local"), _code(mark), text("os")),
+    "torch's collect_env": lambda mark: called(
+        named("torch.utils.collect_env", "run"), listed(text("mkdir"), text(mark))
+    ),
+    "another pickle by joblib": partial(_another, module="joblib", loads="load"),
+    "another pickle by numpy": partial(_another, module="numpy", loads="load", more=(b"N", b"\x88")),
+    "sympy's sympify": lambda mark: called(named("sympy", "sympify"), _expression(mark)),
+    "a template of jinja2": _template,
+    "pip": lambda mark: called(
+        named("pip._internal.cli.main", "main"), listed(text("list"), text("--log"), text(mark))
+    ),
 }
 
 

@@ -1,6 +1,8 @@
 """A vouched file is unpickled behind a guard: genuine learners pass, and what no learner needs is refused by name."""
 
+import hashlib
 import io
+import pickle
 import subprocess
 import sys
 import warnings
@@ -12,10 +14,11 @@ import learners
 import numpy as np
 import pytest
 import zoo
-from fastai.vision.all import load_learner
+from fastai.vision.all import PILImage, load_learner
 
 from drivetrain.errors import LearnerError
-from drivetrain.learner.own import load_vouched
+from drivetrain.learner import open_learner
+from drivetrain.learner.own import _Unpickler, load_vouched
 
 pytestmark = pytest.mark.slow
 
@@ -85,6 +88,37 @@ def test_code_of_the_training_script_passes_and_what_is_missing_of_it_is_a_name(
     assert load_vouched((tmp_path / "labelled.pkl").read_bytes()).dls.vocab == ["china", "flower"]
 
 
+def darker(image: PILImage) -> PILImage:
+    return PILImage(image.point(lambda value: value // 2))
+
+
+def test_a_function_of_the_training_script_that_is_not_here_is_named_when_it_is_called(
+    photos: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Until it is called it is of no use, and its absence nobody's trouble."""
+    script = sys.modules["__main__"]
+    for function in (darker, zoo.label_func):
+        monkeypatch.setattr(function, "__module__", "__main__")
+        monkeypatch.setattr(script, function.__name__, function, raising=False)
+    zoo._labelled(zoo.label_func, photos).export(tmp_path / "labelled.pkl", pickle_module=pickle)
+    zoo._small(photos, item_tfms=[zoo.Resize(64), darker]).export(tmp_path / "darker.pkl", pickle_module=pickle)
+    for function in (darker, zoo.label_func):
+        monkeypatch.delattr(script, function.__name__)
+    labels = load_vouched((tmp_path / "labelled.pkl").read_bytes()).dls.loaders[-1].dataset.tls[1].tfms[0]
+    with pytest.raises(LearnerError, match="calls label_func of the script that trained it"):
+        labels(photos[0])
+    data = (tmp_path / "darker.pkl").read_bytes()
+    with pytest.raises(LearnerError, match=r"^The learner calls darker of the script that trained it"):
+        open_learner(data, hashlib.sha256(data).hexdigest(), vouched=True)
+
+
+@pytest.mark.parametrize("makes", [b")\x81", b")R"])
+def test_a_class_that_is_not_here_still_makes_objects_while_they_are_unpickled(makes: bytes) -> None:
+    found = _Unpickler(io.BytesIO(hostile.PROTOCOL + hostile.named("__main__", "NotHere") + makes + b".")).load()
+    with pytest.raises(LearnerError, match="calls NotHere"):
+        found()
+
+
 @pytest.mark.parametrize("name", [name for name in hostile.PAYLOADS if name != "an extension code"])
 def test_what_no_learner_needs_is_refused_though_vouched_for(name: str, export: bytes, tmp_path: Path) -> None:
     mark = tmp_path / "mark"
@@ -98,6 +132,38 @@ def test_what_no_learner_needs_is_refused_though_vouched_for(name: str, export: 
         load_vouched(data)
     assert not mark.exists(), "it ran"
     assert len(str(refused.value)) < 600
+
+
+def with_other_bytecode(data: bytes, code: bytes) -> bytes:
+    """An export whose lambda, the only function that it holds, has other bytecode."""
+    genuine = hostile.pickled_in(data)
+    old = hostile.text((lambda path: path.parent.name).__code__.co_code.decode("latin1"))
+    assert genuine.count(old) == 1
+    return hostile.rewritten(data, genuine.replace(old, hostile.text(code.decode("latin1"))))
+
+
+# What Python 3.12 makes of the lambda, and what no Python does.
+OTHER_BYTECODE = {
+    "3.12": bytes([151, 0, 124, 0, 106, 0, *[0] * 18, 106, 2, *[0] * 18, 83, 0]),
+    "garbage": bytes([9, 0, 1, 7, 254, 250]),
+}
+
+
+@pytest.mark.parametrize("python", OTHER_BYTECODE)
+def test_code_by_another_python_is_no_matter_as_data_and_is_refused_before_it_runs(
+    python: str, photos: list[Path], tmp_path: Path
+) -> None:
+    data = Path(learners.exported(zoo.ZOO["lambda"](photos), tmp_path / "export.pkl").path).read_bytes()
+    load_vouched(data)
+    other = with_other_bytecode(data, OTHER_BYTECODE[python])
+    items, found = [], []
+    for each in (data, other):
+        learner = open_learner(each, hashlib.sha256(each).hexdigest())
+        items = [learner.prepare(path.read_bytes(), 10_000_000)[0] for path in photos[:4]]
+        found.append(np.concatenate([each.outputs for each in learner.predict(items)]))  # type: ignore[union-attr]
+    np.testing.assert_array_equal(*found)
+    with pytest.raises(LearnerError, match=r"<lambda> as bytecode: expected that of Python 3\.11, found another's"):
+        load_vouched(other)
 
 
 def test_the_older_form_of_a_file_is_guarded_as_well(export: bytes, tmp_path: Path) -> None:

@@ -13,14 +13,20 @@ from typing import Any
 
 import learners
 import numpy as np
+import pandas as pd
 import torch
 import torchvision
+from fastai.tabular.all import TabularDataLoaders, tabular_learner
+from fastai.text.all import AWD_LSTM, BaseTokenizer, TextDataLoaders, Tokenizer, text_classifier_learner
 from fastai.vision.all import (
     CategoryBlock,
     CategoryMap,
+    ConvLayer,
     CropPad,
     CrossEntropyLossFlat,
     DataBlock,
+    Flatten,
+    Flip,
     FocalLossFlat,
     ImageBlock,
     ImageDataLoaders,
@@ -138,7 +144,21 @@ def _small(paths: list[Path], **more: Any) -> Learner:
     return fitted(Learner(dls, learners.small_model(dls.c), loss_func=loss), 1e-2)
 
 
+def _after_training(learn: Learner) -> Learner:
+    """Its last batch before export is one of training, as show_batch and lr_find leave it."""
+    learn.dls.one_batch()
+    return learn
+
+
+def _flattened(paths: list[Path]) -> Learner:
+    """A network without pooling: fastai's Flatten wants its channels first in memory."""
+    dls = _folder(paths, size=28)
+    body = [ConvLayer(3, 8, stride=2), ConvLayer(8, 8, stride=2)]
+    return fitted(Learner(dls, nn.Sequential(*body, Flatten(), nn.Linear(392, dls.c))), 1e-2)
+
+
 NETWORKS: dict[str, Make] = {
+    "flattened": _flattened,
     "resnet18": partial(_vision, resnet18),
     "resnet34": partial(_vision, resnet34),
     "resnet50": partial(_vision, resnet50),
@@ -175,6 +195,20 @@ WAYS: dict[str, Make] = {
     "CropPad": partial(_small, item_tfms=CropPad((450, 300))),
     "Resize, then CropPad": partial(_small, item_tfms=[Resize(80), CropPad(64)]),
     "augmented and normalised": partial(_small, batch_tfms=[*aug_transforms(), Normalize.from_stats(*imagenet_stats)]),
+    "presized, after a training batch": lambda paths: _after_training(
+        _small(paths, item_tfms=Resize(80), batch_tfms=aug_transforms(size=48))
+    ),
+    "presized as the book does": partial(
+        _small,
+        item_tfms=Resize((100, 120)),
+        batch_tfms=[*aug_transforms(size=32, min_scale=0.75), Normalize.from_stats(*imagenet_stats)],
+    ),
+    "presized without aligned corners": partial(
+        _small,
+        item_tfms=Resize((96, 120)),
+        batch_tfms=aug_transforms(size=(40, 64), align_corners=False, pad_mode=PadMode.Zeros),
+    ),
+    "tall, resampled in place": partial(_small, item_tfms=Resize((160, 60)), batch_tfms=aug_transforms()),
     "label smoothing": partial(_small, loss_func=LabelSmoothingCrossEntropyFlat()),
     "focal loss": partial(_small, loss_func=FocalLossFlat()),
 }
@@ -188,6 +222,44 @@ class Darken(Transform):
 
     def encodes(self, image: PILImage) -> PILImage:
         return PILImage(image.point(lambda value: value // 2))
+
+
+class Aside(Transform):
+    """An augmentation of the user's own."""
+
+    split_idx, order = 0, 3
+
+    def encodes(self, image: PILImage) -> PILImage:
+        return PILImage(image.point(lambda value: value // 2))
+
+
+class Turn(Flip):
+    """A batch transform of the user's own that resizes."""
+
+
+class Half(nn.Module):
+    """A layer of the user's own."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x / 2
+
+
+def with_own_layer(paths: list[Path]) -> Learner:
+    dls = _folder(paths)
+    return fitted(Learner(dls, nn.Sequential(learners.small_model(dls.c), Half())))
+
+
+def with_two_own_transforms(paths: list[Path]) -> Learner:
+    return _small(paths, item_tfms=[Resize(64), Darken()], batch_tfms=[Turn(size=32)])
+
+
+def with_own_augmentation(paths: list[Path]) -> Learner:
+    return _small(paths, item_tfms=[Resize(64), Aside()])
+
+
+def with_own_resizing(paths: list[Path]) -> Learner:
+    """Its last batch of training has left a split_idx of 0 in the resizing transform."""
+    return _after_training(_small(paths, batch_tfms=[Turn(size=32)]))
 
 
 def with_own_transform(paths: list[Path]) -> Learner:
@@ -213,7 +285,21 @@ def _points(paths: list[Path]) -> Learner:
     return Learner(dls, learners.small_model(2), loss_func=MSELossFlat())
 
 
-UNSERVED: dict[str, Make] = {"segmentation": _segmentation, "points": _points}
+def _texts(paths: list[Path]) -> Learner:
+    frame = pd.DataFrame({"text": ["a b c", "c d e", "e f g", "g a b"] * 4, "label": ["x", "y"] * 8})
+    dls = TextDataLoaders.from_df(
+        frame, text_col="text", label_col="label", bs=4, seed=0, tok_tfm=Tokenizer.from_df("text", tok=BaseTokenizer()),
+    )  # fmt: skip
+    return text_classifier_learner(dls, AWD_LSTM, pretrained=False)
+
+
+def _tables(paths: list[Path]) -> Learner:
+    frame = pd.DataFrame({"size": [1.0, 2.0] * 8, "label": ["x", "y"] * 8})
+    dls = TabularDataLoaders.from_df(frame, cont_names=["size"], y_names="label", y_block=CategoryBlock(), bs=4)
+    return tabular_learner(dls, layers=[4])
+
+
+UNSERVED: dict[str, Make] = {"segmentation": _segmentation, "points": _points, "texts": _texts, "tables": _tables}
 
 
 def main(folder: Path) -> None:

@@ -3,8 +3,10 @@
     rebuild   which values and networks may come out of a file that was read as data
     header    what an image file says of itself, and what decoding it will lose
     pixels    from an image's bytes to pixels, as fastai's valid-set transforms do
+    front     from pixels to what the network takes, as fastai's batch transforms do on the valid set
     recipe    what a learner is made of
     guard     which names may be unpickled of a learner that is vouched for
+    bytecode  which Python compiled the code inside a learner that is vouched for
     own       fastai's own way, for learners that are vouched for and hold what nobody knows
     outputs   what the network's last layer says of an image, and how near two engines come to each other
     engines   OpenVINO, and a network of its in one file

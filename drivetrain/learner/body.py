@@ -207,7 +207,7 @@ def _named(thing: Any) -> str:
 
 
 def road_of(recipe: Recipe) -> str:
-    """The sha256 of how an image becomes what the network takes: opening, item transforms, division, normalisation.
+    """The sha256 of how an image becomes what the network takes: each step from opening to normalisation.
 
     Raises LearnerError where fastai's own transforms do that.
     """
@@ -215,4 +215,6 @@ def road_of(recipe: Recipe) -> str:
         raise LearnerError("its images are prepared by transforms of fastai that can't be compared")
     numbers = [None if each is None else _hashed(each.float()) for each in (recipe.front.mean, recipe.front.std)]
     about = [recipe.decoder.mode, [repr(step) for step in recipe.decoder.steps], recipe.front.divisor, numbers]
+    if recipe.front.steps:
+        about.append([repr(step) for step in recipe.front.steps])
     return hashlib.sha256(json.dumps(about).encode()).hexdigest()

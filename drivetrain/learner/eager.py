@@ -12,8 +12,8 @@ from torch import nn
 
 from drivetrain.errors import LearnerError
 from drivetrain.learner.engines import openvino_module
+from drivetrain.learner.front import Front
 from drivetrain.learner.outputs import Floats
-from drivetrain.learner.recipe import Front
 
 
 class Served(nn.Module):
@@ -43,6 +43,8 @@ class Served(nn.Module):
         """The last layer (n, k) and, if there is an embedding layer, what entered it (n, d)."""
         if self.front is not None:
             pixels = pixels.permute(0, 3, 1, 2).float() / self.front.divisor
+            for step in self.front.steps:
+                pixels = step(pixels)
             if self.front.mean is not None:
                 pixels = (pixels - self.mean) / self.std
         raw = self.model(pixels)

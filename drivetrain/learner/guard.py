@@ -1,9 +1,12 @@
-"""Which names a vouched file may have unpickled: a second line behind the hash, and no boundary.
+"""Which names a vouched file may have unpickled: a help against accidents behind the hash, and no boundary.
 
-Whoever vouches for a file means to run what is inside: classes of its own, also as the bytecode that cloudpickle made.
-So names of installed packages and of modules of one's own are let pass. Of the standard library only those are that
-learners are made of: a file that asks for ``os.system`` or ``builtins.eval`` is not what somebody exported, and is
-refused, wherever it says the name lies (``torch.os.system``). Code inside a function is not looked at.
+The boundary is the hash that somebody vouched for. Whoever does so means to run what is inside: classes of its own,
+also as the bytecode that cloudpickle made. So names of installed packages and of modules of one's own are let pass, but
+for those listed here, which run or load whatever they are given; any installation has more of them than a list can
+hold. Of the standard library only what learners are made of passes: a file that asks for ``os.system`` or
+``builtins.eval`` is not what somebody exported, and is refused, wherever it says the name lies (``torch.os.system``).
+Neither the code inside a function is looked at nor what a package's function does when it is called, and cloudpickle's
+``subimport`` may import any module, since functions of one's own do.
 """
 
 import sys
@@ -30,10 +33,12 @@ _BUILTIN_FUNCTIONS = frozenset([
     "abs", "all", "any", "bool", "callable", "chr", "divmod", "format", "hash", "id", "isinstance", "issubclass",
     "iter", "len", "max", "min", "next", "ord", "pow", "print", "repr", "round", "sorted", "sum",
 ])  # fmt: skip
-# Corners of listed packages that load or run whatever they are given.
+# Corners of packages that load or run whatever they are given, and whole packages that no learner holds anything of.
 _NEVER = (
-    "torch.hub.", "torch.serialization.", "torch.utils.cpp_extension.", "torch.package.", "torch.fx.", "numpy.f2py.",
-    "numpy.testing.", "fastcore.xtras.run", "pandas.read_pickle", "typing.get_type_hints", "typing.ForwardRef",
+    "torch.hub.", "torch.serialization.", "torch.utils.cpp_extension.", "torch.utils.collect_env.", "torch.package.",
+    "torch.fx.", "numpy.f2py.", "numpy.testing.", "numpy.load", "fastcore.basics.exec_", "fastcore.xtras.run",
+    "fastcore.xtras.load_pickle", "pandas.read_pickle", "pandas.eval", "typing.get_type_hints", "typing.ForwardRef",
+    "IPython.", "jinja2.", "joblib.", "pip.", "pkg_resources.", "setuptools.", "sympy.",
 )  # fmt: skip
 
 

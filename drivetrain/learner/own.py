@@ -18,27 +18,55 @@ from fastai.basics import Pipeline
 from fastai.learner import Learner, load_learner
 
 from drivetrain.errors import ImageError, LearnerError
+from drivetrain.learner.bytecode import foreign_code
 from drivetrain.learner.guard import checked, standing
 from drivetrain.learner.header import Header, look_at_header, short
 from drivetrain.packages import how_to_change, how_to_install, versions
+from drivetrain.pickled import PickledFile
 
 
-class _Missing:
-    """Stands for something of the training script that is not here; calling it says so."""
+class _Absent(type):
+    """The class of what stands for something of the training script that is not here. Calling it says so.
 
-    wanted = ""
+    While the file is unpickled it makes objects, as the class did whose name it has.
+    """
+
+    loaded = False
+
+    def __call__(cls, *arguments: Any, **keywords: Any) -> Any:
+        if cls.loaded:
+            raise _missing(cls)
+        return super().__call__(*arguments, **keywords)
+
+
+class _Missing(metaclass=_Absent):
+    """An object whose class is not here."""
 
     def __init__(self, *arguments: Any, **keywords: Any) -> None:
         pass
 
     def __call__(self, *arguments: Any, **keywords: Any) -> Any:
-        raise LearnerError(
-            f"The learner calls {self.wanted} of the script that trained it, which is not here. "
-            "Move it into a module that is installed on every node, and export again."
-        )
+        raise _missing(type(self))
+
+
+def _missing(stub: type) -> LearnerError:
+    return LearnerError(
+        f"The learner calls {stub.__name__} of the script that trained it, which is not here. "
+        "Move it into a module that is installed on every node, and export again."
+    )
 
 
 class _Unpickler(pickle.Unpickler):
+    def __init__(self, *arguments: Any, **keywords: Any) -> None:
+        super().__init__(*arguments, **keywords)
+        self._stubs: list[_Absent] = []
+
+    def load(self) -> Any:
+        found = super().load()
+        for stub in self._stubs:
+            stub.loaded = True
+        return found
+
     def find_class(self, module: str, name: str) -> Any:
         module, name = standing(module, name)
         if (module, name) == ("pathlib", "WindowsPath"):
@@ -49,7 +77,8 @@ class _Unpickler(pickle.Unpickler):
             raise LearnerError(how_to_install(f"{module}.{name}", error)) from error
         except AttributeError as error:
             if module == "__main__":
-                return type(name, (_Missing,), {"wanted": name})
+                self._stubs.append(_Absent(name, (_Missing,), {}))
+                return self._stubs[-1]
             raise LearnerError(how_to_change(f"{module}.{name}")) from error
 
 
@@ -66,6 +95,7 @@ def load_vouched(data: bytes) -> Learner:
 
     Raises LearnerError with the true cause: fastai itself hides a missing module behind `UnboundLocalError: res`.
     """
+    _check_bytecode(data)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
@@ -80,6 +110,20 @@ def load_vouched(data: bytes) -> Learner:
             raise LearnerError(_unreadable(error)) from error
         except Exception as error:
             raise LearnerError(_unreadable(error)) from error
+
+
+def _check_bytecode(data: bytes) -> None:
+    try:
+        foreign = foreign_code(PickledFile(data))
+    except LearnerError:
+        return  # no form that could be looked into
+    if foreign:
+        here = versions()["python"].rpartition(".")[0]
+        raise LearnerError(
+            f"The learner holds the function {foreign} as bytecode: expected that of Python {here}, found another's.\n"
+            f"Export it again under Python {here}, or put the function into a module that is installed on every node "
+            "and export again."
+        )
 
 
 def _unreadable(error: Exception) -> str:

@@ -19,7 +19,7 @@ from torch import nn
 
 from drivetrain.errors import LearnerError
 from drivetrain.packages import how_to_change, how_to_install
-from drivetrain.pickled import Call, Name, PickledFile, Refused, Storage, shown, simple_keys
+from drivetrain.pickled import Call, Name, PickledFile, Refused, Storage, shown, simple_keys, walk
 
 # Packages whose modules hold layers and networks, and nothing that turns an attribute into code.
 PACKAGES = (
@@ -275,6 +275,24 @@ class Rebuilder:
             *self._attribute(arguments, where),
             **{str(key): self._attribute(each, where) for key, each in (keywords or {}).items()},
         )
+
+
+def unlisted_in(thing: Any) -> tuple[str, ...]:
+    """The classes of the networks inside a network of the file that are on no list, each once."""
+    kinds = dict.fromkeys(
+        kind(each) for each in walk(thing) if isinstance(each, Call) and "_modules" in attributes(each)
+    )
+    return tuple(name for name in kinds if not _is_listed(name))
+
+
+def _is_listed(name: str) -> bool:
+    try:
+        _listed_class(name)
+    except Refused:
+        return False
+    except LearnerError:
+        pass  # a listed package that lacks it, which is an error of its own
+    return True
 
 
 def _number(thing: Any) -> int:

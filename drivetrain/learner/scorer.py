@@ -27,7 +27,11 @@ from drivetrain.learner.pixels import Decoder
 from drivetrain.learner.recipe import Recipe, recipe_from_data, recipe_from_fastai
 from drivetrain.learner.stored import StoredLearner, store_learner
 from drivetrain.packages import absent_module
-from drivetrain.pickled import Refused, shown
+from drivetrain.pickled import MOST_REASONS, Refused, shown
+
+# The gray image that a learner is tried on when it is opened, and others for one that takes a single size.
+_SIDE = 256
+_USUAL_SIDES = (28, 32, 64, 96, 128, 160, 192, 224, 299, 320, 384, 448, 480, 512)
 
 
 class ExportedLearner:
@@ -40,11 +44,7 @@ class ExportedLearner:
         self._layer = layer
         self._own = None if recipe.decoder else _own_transforms(recipe.learn, device)
         self._front: Any = recipe.decoder or self._own
-        outputs, size = self._probe()
-        if recipe.vocab and len(recipe.vocab) != outputs:
-            raise LearnerError(
-                f"The learner has {len(recipe.vocab)} classes and {outputs} outputs; they should be the same."
-            )
+        self._side, outputs, size = self._probe()
         self.info = LearnerInfo(
             model_id=sha256[:12], sha256=sha256, task=recipe.task, vocab=recipe.vocab, outputs=outputs, layer=name,
             embedding_size=size, architecture=_architecture(model), loss=recipe.loss.name,
@@ -74,7 +74,9 @@ class ExportedLearner:
     def _for_openvino(self) -> tuple[Any, Decoder]:
         """OpenVINO's model of the network, and what prepares its images."""
         decoder = self._recipe.decoder
-        if decoder is None or decoder.shape is None:
+        if decoder is None:
+            raise LearnerError(f"only fastai can prepare its images, because of {self._recipe.only_fastai}")
+        if decoder.shape is None:
             raise LearnerError("its transforms do not give all images one size")
         try:
             return converted(self.eager.served, decoder.shape), decoder
@@ -85,7 +87,7 @@ class ExportedLearner:
 
     def as_stored(self, threads: int | None = None, int8: bytes | None = None) -> StoredLearner:
         """The learner for OpenVINO, opened, with a gray image to be repeated. Raises LearnerError as `stored` does."""
-        gray = self.prepare(_png(_gray()), 256 * 256)[0]
+        gray = self.prepare(_png(_gray(_SIDE)), _SIDE * _SIDE)[0]
         return StoredLearner(self.stored([gray]), self.info, threads, int8)
 
     def prove(self, fast: StoredLearner, items: Sequence[Any]) -> Proof:
@@ -107,7 +109,17 @@ class ExportedLearner:
     def predict(self, items: Sequence[Any]) -> list[Predictions | ImageError]:
         """Score prepared items: for each, its own Predictions (n = 1) or the ImageError that it caused."""
         most = len(items) if self._device.type == "cuda" else CPU_BATCH
-        return in_passes(items, most, self._forward)
+        return in_passes(items, most, self._scored)
+
+    def _scored(self, items: Sequence[Any]) -> Predictions:
+        found = self._forward(items)
+        if found.outputs.shape[1] != self.info.outputs:
+            # A network without pooling, which says more of a larger image.
+            raise LearnerError(
+                f"expected {self.info.outputs} outputs, found {found.outputs.shape[1]}; the image does not have the "
+                "size that the learner was trained at"
+            )
+        return found
 
     def _forward(self, items: Sequence[Any]) -> Predictions:
         batch = self._own.batch(items) if self._own else np.stack(items)
@@ -139,8 +151,9 @@ class ExportedLearner:
         if self._layer is None:
             raise LearnerError("no embedding is stored")
         road_of(self._recipe)
-        noise = np.random.default_rng(0).integers(0, 256, (256, 256, 3), dtype=np.uint8)
-        items = [self.prepare(_png(image), 256 * 256)[0] for image in (_gray(), Image.fromarray(noise))]
+        side = self._side
+        noise = np.random.default_rng(0).integers(0, 256, (side, side, 3), dtype=np.uint8)
+        items = [self.prepare(_png(image), side * side)[0] for image in (_gray(side), Image.fromarray(noise))]
         return head_of(self._recipe.model, self.info.layer, self._layer, lambda: self.eager.run(np.stack(items)))
 
     def predict_from(self, embeddings: npt.NDArray[np.float32]) -> Predictions:
@@ -179,19 +192,61 @@ class ExportedLearner:
             },
         }
 
-    def _probe(self) -> tuple[int, int]:
-        """The number of outputs and the embedding's size, from one gray image."""
+    def _probe(self) -> tuple[int, int, int]:
+        """The side of a gray image that the learner takes, the number of outputs, and the embedding's size."""
         try:
-            found = self._forward([self.prepare(_png(_gray()), 256 * 256)[0]])
+            return self._probe_at(_SIDE)
+        except LearnerError as error:
+            decoder = self._recipe.decoder
+            if decoder is not None and decoder.shape is not None:
+                raise
+            first = error
+        # Without a Resize the network may take one size only, which stands nowhere in the file.
+        for side in _USUAL_SIDES:
+            try:
+                return self._probe_at(side)
+            except LearnerError:
+                continue
+        raise LearnerError(
+            f"{first}\nIt has no Resize, so all images must have the size that it was trained at, which is none of "
+            f"{', '.join(map(str, _USUAL_SIDES))} squared either.\n"
+            "Add   item_tfms=Resize(SIZE)   to its DataLoaders, and export again."
+        ) from first
+
+    def _tried(self, items: Sequence[Any]) -> Predictions:
+        try:
+            return self._forward(items)
+        except RuntimeError as error:
+            if "view size is not compatible" not in str(error):
+                raise
+            # fastai's Flatten behind a convolution wants channels first in memory; others are faster with them last.
+            self._recipe.model.register_forward_pre_hook(_channels_first)
+            return self._forward(items)
+
+    def _probe_at(self, side: int) -> tuple[int, int, int]:
+        try:
+            found = self._tried([self.prepare(_png(_gray(side)), side * side)[0]])
         except Exception as error:
+            if isinstance(error.__cause__, LearnerError):
+                raise error.__cause__ from error  # said of the learner, whatever the image
             raise LearnerError(
-                f"The learner fails on a plain gray image of 256 x 256 pixels: {short(error)}"
+                f"The learner fails on a plain gray image of {side} x {side} pixels: {short(error)}"
             ) from error
-        return found.outputs.shape[1], 0 if found.embeddings is None else found.embeddings.shape[1]
+        classes, outputs = len(self._recipe.vocab), found.outputs.shape[1]
+        if classes and classes != outputs:
+            raise LearnerError(
+                f"The learner has {classes} classes and {outputs} outputs for an image of {side} x {side} pixels; they "
+                "should be the same."
+            )
+        return side, outputs, 0 if found.embeddings is None else found.embeddings.shape[1]
 
 
-def _gray() -> Image.Image:
-    return Image.new("RGB", (256, 256), (128, 128, 128))
+def _channels_first(model: nn.Module, inputs: tuple[torch.Tensor]) -> torch.Tensor:
+    return inputs[0].contiguous()
+
+
+def _gray(side: int) -> Image.Image:
+    return Image.new("RGB", (side, side), (128, 128, 128))
 
 
 def _png(image: Image.Image) -> bytes:
@@ -242,12 +297,15 @@ def _recipe(data: bytes, sha256: str, vouched: bool) -> Recipe:
         if vouched:
             from drivetrain.learner.own import load_vouched
 
-            return recipe_from_fastai(load_vouched(data))
+            return recipe_from_fastai(load_vouched(data), error.args)
         # Said at once: vouching for it would only lead to the next error.
-        absent = absent_module(str(error).split(" ", 1)[0])
-        first = f"No module {absent} is here either; if it is yours, it must be on every node.\n" if absent else ""
+        absent = dict.fromkeys(absent_module(reason.split(" ", 1)[0]) for reason in error.args[:MOST_REASONS])
+        first = "".join(
+            f"No module {each} is here either; if it is yours, it must be on every node.\n" for each in absent if each
+        )
+        about = f" ({error.about})" if error.about else ""
         raise TrustError(
-            f"Not opened: the learner can't be read as data, because of {error}\n"
+            f"Not opened: the learner{about} can't be read as data, because of {error}\n"
             f"{first}Opening it in fastai's way runs the code inside it. " + how_to_trust(sha256)
         ) from error
 
