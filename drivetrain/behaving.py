@@ -7,7 +7,6 @@ same command again finds it by what went in.
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from functools import partial
 from typing import Any
 
@@ -20,6 +19,7 @@ from drivetrain.aliases import current
 from drivetrain.answers import Sample, asked, tested_as
 from drivetrain.behaved import digest_of, now, record_of, refuse_unreadable
 from drivetrain.behaviour import latest_behaviour
+from drivetrain.broken import broken_images, pictured
 from drivetrain.bundle import groups_of
 from drivetrain.cases import check_cases, read_cases
 from drivetrain.config import Config
@@ -32,7 +32,6 @@ from drivetrain.layout import Layout
 from drivetrain.named import known_id, named_learner
 from drivetrain.perturbations import OF_ANOTHER_SIZE, PERTURBATIONS
 from drivetrain.reference import newest_reference
-from drivetrain.review import thumbnail
 from drivetrain.root import from_json, open_root, to_json
 from drivetrain.run import Run
 from drivetrain.several import several_at_once
@@ -170,37 +169,8 @@ def _trained_on(store: Store, layout: Layout, champion: LearnerInfo) -> set[str]
 def _publish(store: Store, record: Mapping[str, Any], where: str) -> None:
     """Write the page, then the record: who finds the record finds its page."""
     with busy("Writing the page"):
-        broke = several_at_once(partial(_pictured, store), _shown(record))
+        broke = several_at_once(partial(pictured, store), broken_images(record, SHOWN, SHOWN_OF_ONE))
         wrong_first = sorted(record["cases"], key=lambda case: case["passed"])[:SHOWN]
-        cases = several_at_once(partial(_pictured, store), wrong_first)
+        cases = several_at_once(partial(pictured, store), wrong_first)
         store.replace(record["page"], site.behaviour_page(record, broke, cases))
         store.replace(where, to_json(dict(record)))
-
-
-def _shown(record: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """The images for the page: of changes that fail first, and where the champion holds; a few of each change."""
-    passed = {each["perturbation"]: each["passed"] for each in record["perturbations"]}
-    mine = [each for each in record["broke"] if not each["learner"]["stayed"]]
-    mine.sort(
-        key=lambda each: (passed[each["perturbation"]], bool(each["champion"] and not each["champion"]["stayed"]))
-    )
-    shown, so_far = [], dict.fromkeys(passed, 0)
-    for each in mine:
-        so_far[each["perturbation"]] += 1
-        if so_far[each["perturbation"]] <= SHOWN_OF_ONE:
-            shown.append(each)
-    return shown[:SHOWN]
-
-
-def _pictured(store: Store, each: Mapping[str, Any]) -> dict[str, Any]:
-    """The same with a small picture of the image, and one of it changed; None for what can't be shown."""
-    from drivetrain.plant import damaged
-
-    pictures: dict[str, str | None] = {"picture": None, "changed": None}
-    # Whatever goes wrong with a picture, the page must not fail on it.
-    with suppress(Exception):
-        data = store.read(each["uri"])
-        pictures["picture"] = thumbnail(data)
-        if "perturbation" in each:
-            pictures["changed"] = thumbnail(damaged(data, PERTURBATIONS[each["perturbation"]]))
-    return {**each, **pictures}

@@ -9,6 +9,8 @@ from functools import partial
 from typing import Any
 
 from drivetrain import evidence, site
+from drivetrain.behaviour import latest_behaviour
+from drivetrain.broken import broken_images, pictured
 from drivetrain.compare import Known, columns_of, compare
 from drivetrain.comparison import Comparison, Slice, Truth
 from drivetrain.config import Config
@@ -20,9 +22,12 @@ from drivetrain.recommend import NAMES, shown
 from drivetrain.review import thumbnails
 from drivetrain.root import from_json, open_root, to_json
 from drivetrain.run import Run
+from drivetrain.several import several_at_once
 from drivetrain.store import Store
 
 SHOWN_FLIPS = 60
+# Of what behaviour tests broke, and of one change: the rest stands on their own page.
+SHOWN_BROKEN, SHOWN_OF_ONE = 24, 6
 # The shortest beginning of a model's id that stands for it.
 SHORTEST_MODEL = 8
 
@@ -93,10 +98,24 @@ def compare_and_publish(store: Store, layout: Layout, old: Run, new: Run) -> Com
         wanted = [flip["uri"] for flip in shown_flips] + [uri for each in comparison.slices for uri in each.examples]
         wanted = list(dict.fromkeys(wanted))
         pictures = dict(zip(wanted, thumbnails(store, wanted), strict=True))
-        store.replace(f"{folder}/index.html", site.comparison_page(layout, comparison, shown_flips, pictures))
+        broke = _broken(store, layout, comparison)
+        store.replace(f"{folder}/index.html", site.comparison_page(layout, comparison, shown_flips, pictures, broke))
         # Last: whoever finds it finds its page as well.
         store.replace(f"{folder}/comparison.json", to_json(comparison.record()))
     return comparison
+
+
+def _broken(store: Store, layout: Layout, comparison: Comparison) -> site.Broken:
+    """What behaviour tests of the new learner broke, a few images of it with their pictures."""
+    record = latest_behaviour(store, layout, comparison.model_new) if comparison.behaviour else None
+    if record is None:
+        return site.Broken()
+    turned = [each for each in record["broke"] if not each["learner"]["stayed"]]
+    wrong = [case for case in record["cases"] if not case["passed"]]
+    images = broken_images(record, SHOWN_BROKEN, SHOWN_OF_ONE)
+    shown = several_at_once(partial(pictured, store), [*wrong[:SHOWN_OF_ONE], *images])
+    cases = len(wrong[:SHOWN_OF_ONE])
+    return site.Broken(tuple(shown[cases:]), tuple(shown[:cases]), len(turned) + len(wrong))
 
 
 def known_comparison(store: Store, layout: Layout, old: Run, new: Run) -> dict[str, Any] | None:

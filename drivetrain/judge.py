@@ -228,7 +228,7 @@ def _queue(measured: Measured, config: Config) -> pa.Table:
     looked, lens = measured.looked, measured.bundle.lens if measured.bundle else None
     return review_queue(
         looked.rows,
-        measured.moved,
+        measured.moved if measured.findings else None,
         config.review_size,
         measured.run.record.run_id,
         looked.scores.groups,

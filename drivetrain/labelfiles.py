@@ -17,7 +17,7 @@ from xml.sax.saxutils import quoteattr
 from drivetrain.errors import SettingError
 
 Form = Literal["csv", "labelstudio", "fiftyone"]
-Chosen = Literal["moved", "flipped", "random"]
+Chosen = Literal["moved", "unsure", "flipped", "random"]
 FORMS: tuple[Form, ...] = get_args(Form)
 COLUMNS = ("fname", "label", "predicted", "confidence", "chosen")
 # Of these the first one that no class has in its name joins the labels of an image, as fastai's label_delim.
@@ -33,7 +33,8 @@ class ToLabel:
     """An image that waits for a label. ``label``: the true one where it is known already, else None.
 
     ``predicted``: what the learner says, several of a multi-label learner, numbers as text of a regression.
-    ``chosen``: because it moved, because two learners call it otherwise, or drawn at random.
+    ``chosen``: because it moved, because the learner is least sure of it, because two learners call it otherwise, or
+    drawn at random.
     """
 
     uri: str

@@ -38,7 +38,7 @@ from drivetrain.nights import latest_record
 from drivetrain.planruns import committed_runs, counting_run
 from drivetrain.realised import draw, rows_of
 from drivetrain.reference import tail_of
-from drivetrain.review import predicted_of
+from drivetrain.review import chosen_as, predicted_of
 from drivetrain.root import from_json, open_root
 from drivetrain.run import Run
 from drivetrain.store import Store
@@ -78,7 +78,7 @@ def export_queue(config: Config) -> dict[str, Any]:
     left_out = {uri for uri in (*queue.moved, *drawn) if uri in people} | queue.labelled
     result = {
         "run_id": run.record.run_id, "queue": file, "to": config.to, "images": len(images),
-        "moved": chosen["moved"], "flipped": chosen["flipped"], "random": chosen["random"],
+        "moved": chosen["moved"], "unsure": chosen["unsure"], "flipped": chosen["flipped"], "random": chosen["random"],
         "labelled_before": len(left_out),
     }  # fmt: skip
     if config.to == "labelstudio":
@@ -106,7 +106,8 @@ def _review(run: Run, config: Config) -> _Queue:
             "Or label images drawn at random (--sample 100), or those that another run calls otherwise (--flips RUN)."
         )
     rows = run.store.read_table(done[0].review).to_pylist() if done else []
-    return _Queue("queue", "moved", {row["uri"]: row["moved"] for row in rows})
+    chosen = chosen_as(rows[0]["moved"]) if rows else "moved"
+    return _Queue("queue", chosen, {row["uri"]: row["moved"] for row in rows})
 
 
 def _flips(run: Run, config: Config, people: Mapping[str, str]) -> _Queue:

@@ -4,6 +4,7 @@ Knows ranks and thumbnails. Does not know why the night is looked at.
 """
 
 import base64
+import hashlib
 import io
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -14,7 +15,8 @@ import numpy.typing as npt
 import pyarrow as pa
 from PIL import Image, ImageOps
 
-from drivetrain.labelfiles import ToLabel, to_csv
+from drivetrain.labelfiles import Chosen, ToLabel, to_csv
+from drivetrain.schema import column
 from drivetrain.store import Store
 
 THUMBNAIL = 96
@@ -39,7 +41,7 @@ QUEUE = pa.schema(
 
 def review_queue(
     rows: pa.Table,
-    moved: npt.NDArray[np.float64],
+    moved: npt.NDArray[np.float64] | None,
     size: int,
     run_id: str,
     groups: npt.NDArray[np.int64] | None = None,
@@ -48,10 +50,12 @@ def review_queue(
     """The ``size`` images that moved most, most first, and no ten copies of one.
 
     ``moved`` (n,): each row's distance in the direction in which the night moved, in standard deviations of the
-    reference. ``groups`` (n,): of images that belong together only the one that moved most is taken, while there are
-    others. ``whitened`` (n, k): of the images that moved, those are taken that lie apart from each other.
+    reference; None where there is none, and then those come first of which the learner is least sure, drawn at
+    random by a hash of their uris where it is equally sure. ``groups`` (n,): of images that belong together only
+    the one that moved most is taken, while there are others. ``whitened`` (n, k): of the images that moved, those
+    are taken that lie apart from each other.
     """
-    order = np.argsort(-moved, kind="stable")
+    order = _least_sure(rows) if moved is None else np.argsort(-moved, kind="stable")
     if groups is not None and len(order):
         first = np.zeros(len(order), bool)
         first[np.unique(groups[order], return_index=True)[1]] = True
@@ -63,13 +67,19 @@ def review_queue(
     columns = {
         "rank": np.arange(1, len(order) + 1, dtype=np.int32),
         "uri": chosen["uri"],
-        "moved": moved[order].astype(np.float32),
+        "moved": pa.nulls(len(order), pa.float32()) if moved is None else moved[order].astype(np.float32),
         "label": chosen["label"],
         "confidence": chosen["confidence"],
         "true_label": chosen["true_label"],
         "run_id": [run_id] * len(order),
     }
     return pa.table(columns, schema=QUEUE)
+
+
+def _least_sure(rows: pa.Table) -> npt.NDArray[np.int64]:
+    hashed = [hashlib.sha256(uri.encode()).digest()[:8] for uri in rows["uri"].to_pylist()]
+    order: npt.NDArray[np.int64] = np.lexsort((np.array(hashed, "S8"), column(rows, "confidence")))
+    return order
 
 
 def apart(order: npt.NDArray[np.int64], whitened: npt.NDArray[np.float64], size: int) -> npt.NDArray[np.int64]:
@@ -96,10 +106,16 @@ def labelling_csv(queue: pa.Table, said: Mapping[str, tuple[str, ...]] | None = 
             row["true_label"],
             said.get(row["uri"], ()) if said is not None else predicted_of("single_label", row),
             row["confidence"],
+            chosen=chosen_as(row["moved"]),
         )
         for row in queue.to_pylist()
     ]
     return to_csv(images, delimiter)
+
+
+def chosen_as(moved: float | None) -> Chosen:
+    """Why an image is in a review queue: it moved, or without a reference the learner is least sure of it."""
+    return "unsure" if moved is None else "moved"
 
 
 def predicted_of(task: str, row: Mapping[str, Any]) -> tuple[str, ...]:

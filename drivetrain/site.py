@@ -84,10 +84,24 @@ def build(store: Store, layout: Layout) -> str:
     return uri
 
 
+@dataclass(frozen=True)
+class Broken:
+    """What behaviour tests broke: ``images`` and own ``cases`` that are shown, each with pictures, of ``number``."""
+
+    images: tuple[Mapping[str, Any], ...] = ()
+    cases: tuple[Mapping[str, Any], ...] = ()
+    number: int = 0
+
+
 def comparison_page(
-    layout: Layout, comparison: Comparison, flips: Sequence[dict[str, Any]], pictures: Mapping[str, str | None]
+    layout: Layout,
+    comparison: Comparison,
+    flips: Sequence[dict[str, Any]],
+    pictures: Mapping[str, str | None],
+    broken: Broken | None = None,
 ) -> bytes:
     """The page of a comparison; ``flips`` are those shown, ``pictures`` the data uris of images, None if unreadable."""
+    broken = broken or Broken()
     truth = comparison.truth
     environment = _environment(layout, up="../..")
     environment.filters["measured"] = partial(shown, truth)
@@ -106,6 +120,9 @@ def comparison_page(
             range=_range(truth),
             by_labels=not comparison.slices_by_disagreement,
             flips=flips,
+            broke=broken.images,
+            wrong=broken.cases,
+            broke_in_all=broken.number,
             pictures=pictures,
             confusion=comparison.confusion[:SHOWN_CONFUSIONS],
         )

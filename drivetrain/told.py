@@ -282,7 +282,10 @@ def _waste(result: dict[str, Any]) -> list[str]:
 def _queued(result: dict[str, Any]) -> list[str]:
     """Where the queue lies and what is in it."""
     before = result["labelled_before"]
-    words = {"moved": "moved most", "flipped": "with another label in the other run", "random": "drawn at random"}
+    words = {
+        "moved": "moved most", "unsure": "the learner is least sure of (no reference says what moved)",
+        "flipped": "with another label in the other run", "random": "drawn at random",
+    }  # fmt: skip
     kinds = ", ".join(f"{result[kind]:,} {said}" for kind, said in words.items() if result[kind]) or "none left"
     lines = [
         f"{result['images']:,} images to label in {result['queue']}: {kinds}"

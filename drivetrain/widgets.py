@@ -343,7 +343,7 @@ def queue_widgets(shown: Shown) -> list[Any]:
         return []
     title = "The images that moved most: label, confidence, and how far (in standard deviations of the reference)"
     if not shown.page.findings:
-        title = "Some images of the night: label and confidence"
+        title = "The images of which the learner is least sure: label and confidence"
     more = len(shown.page.queue) - len(shown.queue)
     text = "review.parquet beside this page holds " + (f"{more:,} more." if more else "the same images.")
     return [

@@ -83,10 +83,13 @@ def judged(store: Store, layout: Layout, run: Run, verdict: str, *, number: int 
     return record.folder
 
 
-def behaves(store: Store, layout: Layout, model_id: str, *, passed: bool, made: str = "2026-01-06") -> str:
-    """Behaviour tests of a learner; returns their page."""
+def behaves(
+    store: Store, layout: Layout, model_id: str, *, passed: bool, made: str = "2026-01-06", **found: Any
+) -> str:
+    """Behaviour tests of a learner; returns their page. ``found``: what broke."""
     folder = layout.behaviour(model_id, made.replace("-", ""))
     about = {"model_id": model_id, "made": made, "passed": passed, "sentence": f"Made {made}: passed is {passed}."}
+    about |= {"perturbations": [], "cases": [], "broke": []} | found
     store.replace(f"{folder}/behaviour.json", json.dumps(about | {"page": f"{folder}/index.html"}).encode())
     store.replace(f"{folder}/index.html", b"<html>behaviour</html>")
     return f"{folder}/index.html"

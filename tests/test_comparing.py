@@ -5,11 +5,13 @@ import json
 import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from builders import PREFIX
 from pairs import NEW, OLD, Said, behaves, judged, people_say, reference, scored
+from PIL import Image
 
 from drivetrain.compare import COLUMNS
 from drivetrain.comparing import compare_and_publish, find_runs, said_of, up_to_date
@@ -143,6 +145,36 @@ def test_the_newest_behaviour_tests_count_and_their_page_is_linked(layout: Layou
     folder = Path(layout.comparison(found.old, found.new))
     links = re.findall(r'href="([^"]+)"', (folder / "index.html").read_text())
     assert (folder / next(link for link in links if "behaviour" in link)).resolve() == Path(page)
+
+
+def test_what_behaviour_tests_broke_is_shown_image_by_image(layout: Layout, tmp_path: Path) -> None:
+    old, new = two_runs(layout)
+    uris = []
+    for number in range(9):
+        Image.new("RGB", (40, 32), (200, 20 * number, 0)).save(tmp_path / f"p{number}.png")
+        uris.append(str(tmp_path / f"p{number}.png"))
+    stays, turns = ({"from": ["cat"], "to": [word], "stayed": word == "cat"} for word in ("cat", "<b>dog"))
+    broke = [
+        {"uri": uri, "perturbation": "20 % darker", "learner": turns, "champion": turns if number < 2 else stays}
+        for number, uri in enumerate(uris)
+    ]
+    broke.append({"uri": uris[0], "perturbation": "turned left by 5 degrees", "learner": stays, "champion": turns})
+    case = {"uri": uris[0], "expected": "emu", "got": ["cat"], "champion_got": ["emu"], "passed": False}
+    changes = [
+        {"perturbation": name, "passed": name != "20 % darker"} for name in ("20 % darker", "turned left by 5 degrees")
+    ]
+    about: dict[str, Any] = {"perturbations": changes, "cases": [case, case | {"passed": True}], "broke": broke}
+    behaves(STORE, layout, new.record.model_id, passed=False, **about)
+    found = published(layout, old, new)
+    page = (Path(layout.comparison(found.old, found.new)) / "index.html").read_text()
+    section = page[page.index("Behaviour tests of the new learner") :].split("<h2>")[0]
+    assert section.count("<b>20 % darker</b>") == 6 and "turned left by 5 degrees" not in section, (
+        "few of a change, its own alone"
+    )
+    assert section.count("<img ") == 6 * 2 + 1, "as it was and as it was changed, and the case"
+    assert "champion: cat, stays" in section and "learner: cat → <b>&lt;b&gt;dog</b>" in section
+    assert "p0.png<br>must be emu; got <b>cat</b><br>champion: emu" in section and "7 of 10" in section
+    assert 'title="' + uris[2] in section and 'title="' + uris[1] not in section, "those first that the champion keeps"
 
 
 def test_it_is_up_to_date_until_something_new_is_known(layout: Layout) -> None:

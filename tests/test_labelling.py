@@ -32,6 +32,7 @@ from drivetrain.root import open_root
 from drivetrain.run import Run
 from drivetrain.schema import parquet_bytes, row_schema
 from drivetrain.store import Store
+from drivetrain.told import lines_of
 
 STORE = Store()
 NIGHT = "2026-01-02"
@@ -131,7 +132,9 @@ def test_a_queue_is_the_latest_records_images_in_their_order(night: Run, tmp_pat
     result, rows = queue_of(night, tmp_path)
     done = latest_record(STORE, night.layout, night)
     assert done and [row["fname"] for row in rows] == STORE.read_table(done[0].review)["uri"].to_pylist()
-    assert (result["images"], result["moved"], result["random"], len(rows)) == (12, 12, 0, 12)
+    assert (result["images"], result["unsure"], result["random"], len(rows)) == (12, 12, 0, 12)
+    assert {row["chosen"] for row in rows} == {"unsure"}, "without a reference nobody knows what moved"
+    assert any("12 the learner is least sure of (no reference" in line for line in lines_of(result))
     assert {row["label"] for row in rows} == {""} and {row["predicted"] for row in rows} == {"cat", "dog"}
 
 

@@ -220,7 +220,7 @@ def test_a_night_without_a_reference_has_a_page(found: Findings, tmp_path: Path)
     unknown = build.page(None, build.UNKNOWN, queue=build.queue(uris), trend=build.trend(last=None))
     seen = visit(written(tmp_path, unknown), PICTURES)
     assert "? UNKNOWN" in seen.text and "build one: drivetrain reference" in seen.text
-    assert "Some images of the night" in seen.text and " sd" not in seen.text
+    assert "The images of which the learner is least sure" in seen.text and " sd" not in seen.text
     assert len(seen.found) == 29 and seen.console == []
 
 

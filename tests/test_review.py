@@ -127,6 +127,21 @@ def test_copies_fill_the_queue_when_there_is_nothing_else() -> None:
     assert len(set(places(queue))) == 4
 
 
+def test_without_a_reference_those_come_first_of_which_the_learner_is_least_sure() -> None:
+    about = [{"uri": f"/x/{i:03d}.jpg", "confidence": 0.9 if i < 50 else 0.5} for i in range(60)]
+    table = pa.Table.from_pylist(about, schema=row_schema(0))
+    queue = review_queue(table, None, 30, "r")
+    assert set(queue["uri"].to_pylist()[:10]) == {row["uri"] for row in about[50:]}
+    assert queue["moved"].null_count == 30
+    rest = queue["uri"].to_pylist()[10:]
+    assert rest != sorted(rest) and max(rest) > "/x/040.jpg", "no end of the listing is preferred"
+    none = review_queue(
+        table.set_column(table.schema.get_field_index("confidence"), "confidence", pa.nulls(60)), None, 9, "r"
+    )
+    assert none["uri"].to_pylist() != [row["uri"] for row in about[:9]] and len(none) == 9
+    assert {line.rsplit(",", 1)[-1] for line in labelling_csv(queue).decode().split()[1:]} == {"unsure"}
+
+
 # --- to be labelled ---
 
 
