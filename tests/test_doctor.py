@@ -15,8 +15,11 @@ import learners
 import pytest
 import torch
 import zoo
+from packaging.requirements import Requirement
 from servers import free_ports
 from torch import nn
+
+from drivetrain import doctor as checks
 
 pytestmark = pytest.mark.slow
 
@@ -54,6 +57,12 @@ def given(tmp_path: Path, learner: str, photos: list[Path], **other: str) -> lis
 def test_a_sound_set_up_is_ok(tmp_path: Path, exported: learners.Exported, photos: list[Path]) -> None:
     code, found, said = doctor(*given(tmp_path, exported.path, photos))
     assert code == 0 and "FAILED" not in said and check_of(found, "score")["state"] == "ok"
+
+
+def test_a_version_that_does_not_fit_is_named_with_the_one_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(checks, "misfits", lambda: [(Requirement("torch>=2.9,<3"), "2.1.0")])
+    found = checks.check_packages()
+    assert found.state == "failed" and "torch 2.1.0" in found.found and "pip install 'torch<3,>=2.9'" in found.mend
 
 
 def test_a_gpu_that_is_not_there_is_named(tmp_path: Path, exported: learners.Exported, photos: list[Path]) -> None:
