@@ -126,6 +126,8 @@ def _opened(config: Config) -> tuple[Store, Layout, str]:
     if config.images is None:
         config.need("source")
     store, layout = open_root(config, existing=True)
+    # Its learner, if it is a file, is read at once anyway; images it needs none.
+    check_first(config.model_copy(update={"learner": None, "images": None}))
     source, known = config.the_source(), store.names(layout.sources)
     if source not in known:
         raise SettingError(f"No source {source!r} under {layout.root}. Known: {', '.join(known) or 'none yet'}.")

@@ -81,9 +81,9 @@ class _Look:
 def check_setup(config: Config) -> dict[str, Any]:
     """Check everything that the config's job would stand on, without doing its work.
 
-    Looks at packages, ``root``, ``learner``, ``images`` and the Ray cluster, as far as they are given. Returns ``ok``,
-    ``checks`` (name, state, found, mend of each) and ``versions``. A root is marked as one, as by a job, and holds
-    ``probe.json`` afterwards. A failed check does not hold up those that do not depend on it.
+    Looks at packages, ``root``, ``learner``, ``images``, GPUs and the Ray cluster, as far as they are given. Returns
+    ``ok``, ``checks`` (name, state, found, mend of each) and ``versions``. A root is marked as one, as by a job, and
+    holds ``probe.json`` afterwards. A failed check does not hold up those that do not depend on it.
     """
     started = time.monotonic()
     look = _Look(config, started + MOST_SECONDS)
@@ -140,6 +140,9 @@ def _everything(look: _Look) -> Iterator[Finding]:
     )
     yield found[0]
     yield from _learner(look, there, found[1])
+    if look.config.gpus_per_actor:
+        gpu = _start(lambda: check_gpu(look.config))
+        yield _by(gpu, look, lambda error: _late_or(look, "gpu", error))
     yield _by(ray, look, lambda error: _explained(look, "ray", "reach", error))
 
 
@@ -319,6 +322,18 @@ def check_cluster(look: _Look) -> Finding:
         return Finding("ray", "failed", found, mend or "Correct --ray-address", RunError)
 
 
+def check_gpu(config: Config) -> Finding:
+    """Whether there is a GPU where actors are to have one; on a cluster it is the cluster's nodes that count."""
+    if config.actors != 0 and (config.ray_address or os.environ.get("RAY_ADDRESS")):
+        return Finding("gpu", "not checked", "the cluster's nodes have it, or not: see how many GPUs ray says")
+    from drivetrain.learner.eager import gpus_here
+
+    if names := gpus_here():
+        return Finding("gpu", "ok", f"{len(names)} here: {', '.join(names)}")
+    mend = "Leave out --gpus-per-actor; or, if there is one, type   nvidia-smi   and install the torch for its CUDA"
+    return Finding("gpu", "failed", f"--gpus-per-actor is set, and torch {versions()['torch']} finds no GPU here", mend)
+
+
 def _not_given(key: str) -> Finding:
     return Finding(key, "not given", f"no --{key}")
 
@@ -335,7 +350,8 @@ def _explained(look: _Look, name: str, doing: str, error: Exception) -> Finding:
     elif isinstance(error, DrivetrainError) and not isinstance(cause, OSError):
         # Its own words are plain, and name what is wrong.
         found, _, mend = str(error).partition("\n")
-        return Finding(name, "failed", found, mend, kind)
+        other = "Type   drivetrain learner inspect LEARNER" if name == "learner" else f"Correct --{name}"
+        return Finding(name, "failed", found, mend or other, kind)
     else:
         found, mend = explained(asked, cause or error, _line(error))
     return Finding(name, "failed", f"{name}: {found}", mend, kind)

@@ -249,6 +249,7 @@ def build_and_test_reference(config: Config) -> dict[str, Any]:
 def _committed(config: Config) -> tuple[Store, Layout, Run]:
     _, run_id = config.need("root", "run")
     store, layout = open_root(config, existing=True)
+    check_first(config.model_copy(update={"learner": None, "images": None}))
     run = Run.find(store, layout, run_id)
     if run.committed() is None:
         raise SettingError(f"The run {run_id} is not committed yet. Run its own command again to finish it.")

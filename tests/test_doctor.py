@@ -15,8 +15,11 @@ import learners
 import pytest
 import torch
 import zoo
+from packaging.requirements import Requirement
 from servers import free_ports
 from torch import nn
+
+from drivetrain import doctor as checks
 
 pytestmark = pytest.mark.slow
 
@@ -33,9 +36,17 @@ def exported(photos: list[Path], tmp_path_factory: pytest.TempPathFactory) -> le
 
 def doctor(*words: str, **env: str) -> tuple[int, dict[str, Any], str]:
     command = [sys.executable, "-m", "drivetrain.cli", "doctor", *words]
-    done = subprocess.run(command, capture_output=True, text=True, env=os.environ | env)
+    done = subprocess.run(command, capture_output=True, text=True, env=os.environ | env, timeout=120)
     assert "Traceback" not in done.stderr, done.stderr
-    return done.returncode, json.loads(done.stdout.splitlines()[-1]), done.stdout
+    found = json.loads(done.stdout.splitlines()[-1])
+    assert all(each["mend"] for each in found["checks"] if each["state"] == "failed"), found
+    return done.returncode, found, done.stdout
+
+
+def check_of(found: dict[str, Any], name: str) -> dict[str, str]:
+    """What one check found."""
+    (check,) = (each for each in found["checks"] if each["name"] == name)
+    return check
 
 
 def given(tmp_path: Path, learner: str, photos: list[Path], **other: str) -> list[str]:
@@ -44,8 +55,30 @@ def given(tmp_path: Path, learner: str, photos: list[Path], **other: str) -> lis
 
 
 def test_a_sound_set_up_is_ok(tmp_path: Path, exported: learners.Exported, photos: list[Path]) -> None:
-    code, _, said = doctor(*given(tmp_path, exported.path, photos))
-    assert code == 0 and "FAILED" not in said
+    code, found, said = doctor(*given(tmp_path, exported.path, photos))
+    assert code == 0 and "FAILED" not in said and check_of(found, "score")["state"] == "ok"
+
+
+def test_a_version_that_does_not_fit_is_named_with_the_one_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(checks, "misfits", lambda: [(Requirement("torch>=2.9,<3"), "2.1.0")])
+    found = checks.check_packages()
+    assert found.state == "failed" and "torch 2.1.0" in found.found and "pip install 'torch<3,>=2.9'" in found.mend
+
+
+def test_a_gpu_that_is_not_there_is_named(tmp_path: Path, exported: learners.Exported, photos: list[Path]) -> None:
+    words = [*given(tmp_path, exported.path, photos), "--gpus-per-actor", "1"]
+    code, found, _ = doctor(*words, CUDA_VISIBLE_DEVICES="")
+    check = check_of(found, "gpu")
+    assert code == 1 and "finds no GPU" in check["found"] and "nvidia-smi" in check["mend"], check
+
+
+def test_what_a_learner_says_in_one_line_has_something_to_type(
+    tmp_path: Path, exported: learners.Exported, photos: list[Path]
+) -> None:
+    """Its error names what is wrong and ends there."""
+    _, found, _ = doctor(*given(tmp_path, exported.path, photos, embedding="9.9"))
+    check = check_of(found, "learner")
+    assert "no layer '9.9'" in check["found"] and "learner inspect" in check["mend"], check
 
 
 def test_a_bare_model_is_told_from_a_learner(tmp_path: Path, photos: list[Path]) -> None:
@@ -109,6 +142,25 @@ def test_a_wrong_secret_is_named_and_not_shown(
     assert code == 1 and "the secret key is not the one of the access key" in said and secret not in said
 
 
+def test_an_unknown_access_key_is_named(
+    tmp_path: Path, exported: learners.Exported, photos: list[Path], s3: Any
+) -> None:
+    words = given(tmp_path, exported.path, photos, images=f"{s3.bucket()}/photos")
+    code, found, _ = doctor(*words, "--storage", f"s3.endpoint_url={s3.endpoint}", AWS_ACCESS_KEY_ID="nobody")
+    check = check_of(found, "images")
+    assert code == 1 and "does not know the access key" in check["found"] and "AWS_ACCESS_KEY_ID" in check["mend"], (
+        check
+    )
+
+
+def test_a_wrong_key_of_the_learner_is_named(tmp_path: Path, photos: list[Path], s3: Any) -> None:
+    words = given(tmp_path, f"{s3.bucket()}/models/exprot.pkl", photos)
+    code, found, _ = doctor(*words, "--storage", f"s3.endpoint_url={s3.endpoint}")
+    check = check_of(found, "learner")
+    assert code == 1 and "there is no object" in check["found"] and "exprot.pkl" in check["found"], check
+    assert "aws s3 ls" in check["mend"], check
+
+
 def test_a_silent_endpoint_is_named(tmp_path: Path, exported: learners.Exported, photos: list[Path]) -> None:
     """It takes the connection and never answers: s3fs alone would wait for minutes."""
     with socket.create_server(("127.0.0.1", 0)) as server:
@@ -119,6 +171,7 @@ def test_a_silent_endpoint_is_named(tmp_path: Path, exported: learners.Exported,
     assert code == 1 and f"127.0.0.1:{port}" in said
     states = {check["name"]: check["state"] for check in found["checks"]}
     assert (states["root"], states["learner"], states["images"]) == ("ok", "ok", "failed")
+    assert found["seconds"] < 15, "s3fs alone would ask for minutes"
 
 
 def test_an_image_that_is_a_web_page_is_named(tmp_path: Path, exported: learners.Exported, photos: list[Path]) -> None:

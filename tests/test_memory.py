@@ -4,16 +4,19 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from threading import Lock, Thread
+from threading import Event, Lock, Thread
 from typing import Any
 from weakref import WeakSet
 
+import learners
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from builders import SETTINGS, begun, frozen
 
 from drivetrain import shard
+from drivetrain.config import Config
 from drivetrain.errors import ImageError
 from drivetrain.export import LearnerInfo
 from drivetrain.fetch import Fetched, Fetcher, most_bytes
@@ -23,6 +26,7 @@ from drivetrain.learner.eager import Served, TorchEngine
 from drivetrain.learner.header import Header
 from drivetrain.learner.outputs import Predictions
 from drivetrain.run import Run
+from drivetrain.score import score_images
 from drivetrain.shard import PIXEL_BYTES, Prepared, ShardScorer
 from drivetrain.store import Store
 
@@ -143,6 +147,59 @@ def test_an_object_listed_without_its_size_is_asked_for_it(tmp_path: Path) -> No
     assert Fetcher(Store(), most=101).read(image) == Fetched(b"x" * 101, False)
     error = Fetcher(Store(), most=100).read(image).error
     assert error is not None and error.reason == "too_large"
+
+
+def test_images_of_the_next_shard_are_read_while_the_network_computes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first shard's last pass ends only when an image of the next one was read."""
+    store, layout = Store(), Layout(str(tmp_path / "root"))
+    for number in range(70):
+        store.replace(f"{tmp_path}/images/{number:02d}.jpg", b"bytes of an image")
+    run = begun(store, layout, frozen(store, layout, list(store.first(f"{tmp_path}/images", 100))))
+    following, arrived, fetch = set(run.shard(1)["uri"].to_pylist()), Event(), Store.fetch
+    assert run.record.shards == 2
+
+    def noted(self: Store, uri: str) -> Any:
+        if uri in following:
+            arrived.set()
+        return fetch(self, uri)
+
+    class Slow(Large):
+        def predict(self, items: Sequence[Item]) -> list[Predictions | ImageError]:
+            if sum(self.passes) + len(items) == 64:
+                assert arrived.wait(20), "nothing of the next shard was read"
+            return super().predict(items)
+
+    monkeypatch.setattr(Store, "fetch", noted)
+    monkeypatch.setattr(shard, "open_as", lambda *_, **__: Slow())
+    assert ShardScorer(store, layout.root, run.record.run_id, 64).run(0, 1).rows == 64
+
+
+@pytest.mark.slow
+def test_the_road_of_gpus_gives_the_rows_of_cpus(
+    digits_export: learners.Exported, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Decoded in threads ahead, in a network that is told to be on a CPU: no GPU is here."""
+    learners.write_digits(tmp_path / "images", 0, 100)
+    (tmp_path / "images" / "broken.png").write_bytes(b"no image")
+    about = {"learner": digits_export.path, "images": str(tmp_path / "images"), "source": "d", "actors": 0}
+    found, opened = [], shard.open_as
+    for road in ("cpu", "gpu"):
+        if road == "gpu":
+            monkeypatch.setattr(shard, "open_as", lambda *given, **how: opened(*given, **how | {"gpu": False}))
+            monkeypatch.setattr("drivetrain.score._scorer", on_gpu)
+        config = Config(root=str(tmp_path / road), engine="torch", max_failed=0.5, batch_size=16, **about)
+        found.append(pd.read_parquet(score_images(config)["parts"]).sort_values("uri").drop(columns="run_id"))
+    cpu, gpu = found
+    assert len(cpu) == 101 and cpu["error"].dropna().tolist() == ["undecodable"]
+    pd.testing.assert_frame_equal(cpu.reset_index(drop=True), gpu.reset_index(drop=True), rtol=1e-4)
+
+
+def on_gpu(*given: Any, **how: Any) -> ShardScorer:
+    scorer = ShardScorer(*given, **how | {"gpu": True})
+    assert scorer._decoders is not None
+    return scorer
 
 
 class Anywhere(Served):

@@ -87,6 +87,11 @@ class TorchEngine:
         return found[0], found[1] if len(found) > 1 else None
 
 
+def gpus_here() -> list[str]:
+    """The names of the GPUs that torch finds for this process."""
+    return [torch.cuda.get_device_name(number) for number in range(torch.cuda.device_count())]
+
+
 def converted(served: Served, shape: Sequence[int]) -> Any:
     """The network as an OpenVINO model for any number of images of one shape (height, width, channels)."""
     example = torch.zeros((2, *shape), dtype=torch.uint8)
