@@ -11,6 +11,7 @@ from pathlib import Path
 from threading import Thread
 from typing import Any
 
+import hostile
 import learners
 import pytest
 import torch
@@ -95,6 +96,39 @@ def test_a_bare_model_that_is_vouched_for_is_told_as_well(tmp_path: Path, photos
     code, found, _ = doctor(*words)
     (check,) = (each for each in found["checks"] if each["name"] == "learner")
     assert code == 1 and "Expected a fastai Learner" in check["found"] and "learn.export()" in check["mend"], check
+
+
+LINEAR = b"torch.nn.modules.linear\nLinear\n"
+
+
+@pytest.mark.parametrize(
+    ("there", "found", "mend"),
+    [
+        (b"cv2.dnn\nNet\n", "cv2 is not installed here", "pip install opencv-python-headless"),
+        (b"shopnet.layers\nLinear\n", "shopnet is not installed here", "export PYTHONPATH=FOLDER_OF_THE_FILE"),
+        (b"torch.nn.modules.linear\nLinearOfTomorrow\n", f"torch {torch.__version__.split('+')[0]}", "pip install"),
+    ],
+    ids=["a package", "a file of one's own", "a symbol"],
+)
+def test_what_a_vouched_learner_needs_and_is_not_here_is_named(
+    there: bytes, found: str, mend: str, tmp_path: Path, exported: learners.Exported, photos: list[Path]
+) -> None:
+    code, check = vouched(tmp_path, exported, photos, LINEAR, there)
+    assert code == 1 and check["state"] == "failed" and found in check["found"] and mend in check["mend"], check
+
+
+def vouched(
+    tmp_path: Path, exported: learners.Exported, photos: list[Path], name: bytes, other: bytes
+) -> tuple[int, dict[str, str]]:
+    """What the doctor says of a learner that is vouched for, in whose pickle one name stands for another."""
+    export = Path(exported.path).read_bytes()
+    pickled = hostile.pickled_in(export)
+    assert name in pickled
+    path = tmp_path / "export.pkl"
+    path.write_bytes(hostile.rewritten(export, pickled.replace(name, other)))
+    trust = hashlib.sha256(path.read_bytes()).hexdigest()
+    code, found, _ = doctor(*given(tmp_path, str(path), photos, trust=trust))
+    return code, check_of(found, "learner")
 
 
 def test_a_folder_without_images_is_named(tmp_path: Path, exported: learners.Exported, photos: list[Path]) -> None:

@@ -88,6 +88,17 @@ def test_code_of_the_training_script_passes_and_what_is_missing_of_it_is_a_name(
     assert load_vouched((tmp_path / "labelled.pkl").read_bytes()).dls.vocab == ["china", "flower"]
 
 
+def test_a_learner_exported_on_windows_opens(export: bytes, photos: list[Path], tmp_path: Path) -> None:
+    """pathlib refuses to make a WindowsPath here."""
+    pickled = hostile.pickled_in(export).replace(b"pathlib\nPosixPath\n", b"pathlib\nWindowsPath\n")
+    (tmp_path / "windows.pkl").write_bytes(hostile.rewritten(export, pickled))
+    with pytest.raises(NotImplementedError, match="WindowsPath"):
+        load_learner(tmp_path / "windows.pkl")
+    (tmp_path / "export.pkl").write_bytes(export)
+    found = outputs(load_vouched((tmp_path / "windows.pkl").read_bytes()), photos)
+    np.testing.assert_array_equal(found, outputs(load_learner(tmp_path / "export.pkl"), photos))
+
+
 def darker(image: PILImage) -> PILImage:
     return PILImage(image.point(lambda value: value // 2))
 
