@@ -15,6 +15,7 @@ replaceable    derived from what was created once; may be written again at any t
     <root>/models/<model_id>/int8-<hash>.zip                  created once   that network, for --engine int8
     <root>/models/<model_id>/{learner,engine,network,int8}-<layer>.json     created once   for another --embedding
     <root>/models/<model_id>/references/<run_id>.json         created once   a run that serves as reference
+    <root>/models/<model_id>/trained/<run_id>/<digest>.parquet              created once   what it was trained on
     <root>/runs/<run_id>/manifest/00000.parquet               created once   frozen images, 64 shards a file
     <root>/runs/<run_id>/run.json                             created once   what the run is made of
     <root>/runs/<run_id>/parts/part-00042.parquet             created once   one shard's rows
