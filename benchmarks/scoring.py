@@ -26,8 +26,8 @@ from typing import Any
 from tables import heading, in_own_process, publish, table
 
 BATCH = 64
-# Photos that make a learner known and its network in int8.
-TO_KNOW = 1300
+# Photos that make a learner known, and those that its network in int8 takes.
+TO_KNOW, FOR_INT8 = 64, 1300
 # As many images as this process scores; None for all.
 FEW: int | None = None
 
@@ -128,7 +128,7 @@ def drivetrain(learner: str, folder: str, engine: str) -> tuple[int, float]:
 
     with tempfile.TemporaryDirectory() as root, tempfile.TemporaryDirectory() as some, cluster.connected(None, 2):
         config = Config(root=root, learner=learner, source="bench", actors=2, engine=engine)  # type: ignore[arg-type]
-        for path in images_of(folder)[:TO_KNOW]:
+        for path in images_of(folder)[: FOR_INT8 if engine == "int8" else TO_KNOW]:
             shutil.copy(path, some)
         score_images(config.model_copy(update={"images": some, "name": "known"}))
         started = time.perf_counter()
