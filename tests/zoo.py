@@ -70,32 +70,10 @@ def _folder(paths: list[Path], size: int = 64, **more: Any) -> Any:
 
 
 def fitted(learn: Learner, rate: float = 1e-3) -> Learner:
-    """Trained a little, and its last layer moved so that both labels are given: a few steps teach one answer to all."""
-    with warnings.catch_warnings(), torch.no_grad():
+    """Trained a little."""
+    with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        with torch.enable_grad():
-            learners.train(learn, 4, rate)
-        _settle(learn)
-        said = torch.cat([learn.model(batch[0]) for batch in learn.dls.valid]).mean(0)
-    last = [each for each in learn.model.modules() if isinstance(each, nn.Linear)][-1]
-    last.bias = nn.Parameter((0 if last.bias is None else last.bias.detach()) - said)
-    learn.create_opt()  # export takes along what the optimizer knows of each parameter
-    return learn
-
-
-def _settle(learn: Learner) -> None:
-    """Give batch norms the statistics of the training set, of which a few steps see too little."""
-    norms = [each for each in learn.model.modules() if isinstance(each, nn.modules.batchnorm._BatchNorm)]
-    momenta = [each.momentum for each in norms]
-    for each in norms:
-        each.reset_running_stats()
-        each.momentum = None  # the mean of all batches
-    learn.model.train()
-    for batch in learn.dls.train:
-        learn.model(batch[0])
-    for each, momentum in zip(norms, momenta, strict=True):
-        each.momentum = momentum
-    learn.model.eval()
+        return learners.train(learn, 4, rate)
 
 
 def _vision(arch: Any, paths: list[Path], **more: Any) -> Learner:
