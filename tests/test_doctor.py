@@ -20,6 +20,7 @@ from packaging.requirements import Requirement
 from servers import free_ports
 from torch import nn
 
+from drivetrain import Config
 from drivetrain import doctor as checks
 
 pytestmark = pytest.mark.slow
@@ -44,6 +45,14 @@ def doctor(*words: str, **env: str) -> tuple[int, dict[str, Any], str]:
     return done.returncode, found, done.stdout
 
 
+def looked(tmp_path: Path, learner: str, photos: list[Path], **other: Any) -> dict[str, Any]:
+    """What the doctor finds in this process, which has imported torch: on a busy machine that takes its whole time."""
+    paths = {"root": str(tmp_path / "root"), "learner": learner, "images": str(photos[0].parent.parent)}
+    found = checks.check_setup(Config(**paths | other))
+    assert all(each["mend"] for each in found["checks"] if each["state"] == "failed"), found
+    return found
+
+
 def check_of(found: dict[str, Any], name: str) -> dict[str, str]:
     """What one check found."""
     (check,) = (each for each in found["checks"] if each["name"] == name)
@@ -57,7 +66,9 @@ def given(tmp_path: Path, learner: str, photos: list[Path], **other: str) -> lis
 
 def test_a_sound_set_up_is_ok(tmp_path: Path, exported: learners.Exported, photos: list[Path]) -> None:
     code, found, said = doctor(*given(tmp_path, exported.path, photos))
-    assert code == 0 and "FAILED" not in said and check_of(found, "score")["state"] == "ok"
+    assert code == 0 and "FAILED" not in said and found["seconds"] < 15
+    found = looked(tmp_path, exported.path, photos)
+    assert found["ok"] and check_of(found, "score")["state"] == "ok"
 
 
 def test_a_version_that_does_not_fit_is_named_with_the_one_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -77,7 +88,7 @@ def test_what_a_learner_says_in_one_line_has_something_to_type(
     tmp_path: Path, exported: learners.Exported, photos: list[Path]
 ) -> None:
     """Its error names what is wrong and ends there."""
-    _, found, _ = doctor(*given(tmp_path, exported.path, photos, embedding="9.9"))
+    found = looked(tmp_path, exported.path, photos, embedding="9.9")
     check = check_of(found, "learner")
     assert "no layer '9.9'" in check["found"] and "learner inspect" in check["mend"], check
 
@@ -92,10 +103,11 @@ def test_a_bare_model_that_is_vouched_for_is_told_as_well(tmp_path: Path, photos
     """In torch's older form, which is not read as data."""
     path = tmp_path / "model.pkl"
     torch.save(nn.Linear(2, 2), path, _use_new_zipfile_serialization=False)
-    words = given(tmp_path, str(path), photos, trust=hashlib.sha256(path.read_bytes()).hexdigest())
-    code, found, _ = doctor(*words)
+    found = looked(tmp_path, str(path), photos, trust=(hashlib.sha256(path.read_bytes()).hexdigest(),))
     (check,) = (each for each in found["checks"] if each["name"] == "learner")
-    assert code == 1 and "Expected a fastai Learner" in check["found"] and "learn.export()" in check["mend"], check
+    assert not found["ok"] and "Expected a fastai Learner" in check["found"] and "learn.export()" in check["mend"], (
+        check
+    )
 
 
 LINEAR = b"torch.nn.modules.linear\nLinear\n"
@@ -113,22 +125,14 @@ LINEAR = b"torch.nn.modules.linear\nLinear\n"
 def test_what_a_vouched_learner_needs_and_is_not_here_is_named(
     there: bytes, found: str, mend: str, tmp_path: Path, exported: learners.Exported, photos: list[Path]
 ) -> None:
-    code, check = vouched(tmp_path, exported, photos, LINEAR, there)
-    assert code == 1 and check["state"] == "failed" and found in check["found"] and mend in check["mend"], check
-
-
-def vouched(
-    tmp_path: Path, exported: learners.Exported, photos: list[Path], name: bytes, other: bytes
-) -> tuple[int, dict[str, str]]:
-    """What the doctor says of a learner that is vouched for, in whose pickle one name stands for another."""
     export = Path(exported.path).read_bytes()
     pickled = hostile.pickled_in(export)
-    assert name in pickled
+    assert LINEAR in pickled
     path = tmp_path / "export.pkl"
-    path.write_bytes(hostile.rewritten(export, pickled.replace(name, other)))
-    trust = hashlib.sha256(path.read_bytes()).hexdigest()
-    code, found, _ = doctor(*given(tmp_path, str(path), photos, trust=trust))
-    return code, check_of(found, "learner")
+    path.write_bytes(hostile.rewritten(export, pickled.replace(LINEAR, there)))
+    trust = (hashlib.sha256(path.read_bytes()).hexdigest(),)
+    check = check_of(looked(tmp_path, str(path), photos, trust=trust), "learner")
+    assert check["state"] == "failed" and found in check["found"] and mend in check["mend"], check
 
 
 def test_a_folder_without_images_is_named(tmp_path: Path, exported: learners.Exported, photos: list[Path]) -> None:
@@ -204,7 +208,8 @@ def test_a_silent_endpoint_is_named(tmp_path: Path, exported: learners.Exported,
         code, found, said = doctor(*words, "--storage", f"s3.endpoint_url=http://127.0.0.1:{port}", **keys)
     assert code == 1 and f"127.0.0.1:{port}" in said
     states = {check["name"]: check["state"] for check in found["checks"]}
-    assert (states["root"], states["learner"], states["images"]) == ("ok", "ok", "failed")
+    # On a busy machine opening the learner may take more than the time there is.
+    assert (states["root"], states["images"]) == ("ok", "failed") and states["learner"] in ("ok", "not checked")
     assert found["seconds"] < 15, "s3fs alone would ask for minutes"
 
 
