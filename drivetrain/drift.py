@@ -38,7 +38,8 @@ SPLITS_BEYOND = 10
 MIN_SPLITS, MAX_SPLITS = 1000, 50_000
 SPLITS_AT_ONCE = 250
 DECIDING = ("mmd", "bbsd")
-# Two halves point less well: of the 50 images furthest along, 47 % were darkened ones and not 56 %, where 20 % were.
+# Two halves point less well: by embeddings alone, 47 % of the 50 images furthest along were darkened ones and not 56 %,
+# where 20 % were.
 FOLDS = 10
 # Standard deviations of the reference beyond which a property says no more, and the share of a property's variance
 # below which the embeddings tell it all, and what they leave is noise.

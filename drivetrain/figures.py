@@ -250,7 +250,7 @@ def _about(point: TrendPoint) -> str:
 REALISED = {
     "all": "tonight, labelled",
     "random": "tonight, labelled<br>at random",
-    "moved": "those that moved,<br>labelled",
+    "moved": "those that were chosen,<br>labelled",
 }
 
 

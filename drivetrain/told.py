@@ -314,9 +314,7 @@ def _realised(night: dict[str, Any]) -> list[str]:
         return [night.get("why", "nothing to count: no scored image has a label, or the learner predicts numbers")]
     lines = []
     for each in night["realised"]:
-        of = {"all": "all its images", "random": "drawn at random", "moved": "chosen because they moved"}[
-            each["chosen"]
-        ]
+        of = {"all": "all its images", "random": "drawn at random", "moved": "chosen, not drawn"}[each["chosen"]]
         told = f"of {each['labelled']:,} ({of}) {each['right']:,} are right, {each['accuracy']:.1%}"
         told += f" (95% interval {each['low']:.1%} to {each['high']:.1%})"
         lines.append(told + ("; not the night's accuracy" if each["chosen"] == "moved" else ""))

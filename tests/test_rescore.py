@@ -6,7 +6,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -107,11 +107,16 @@ def scored(tmp_path_factory: pytest.TempPathFactory, digits_export: learners.Exp
     return world
 
 
+def copied(world: World, root: Path) -> World:
+    """The same bucket and learners with a root of its own."""
+    shutil.copytree(world.root, root)
+    return replace(world, root=root)
+
+
 @pytest.fixture
 def world(scored: World, tmp_path: Path) -> World:
     """A copy of that folder, to be changed."""
-    shutil.copytree(scored.root, tmp_path / "root")
-    return World(scored.folder, tmp_path / "root", scored.old, scored.head, scored.norms)
+    return copied(scored, tmp_path / "root")
 
 
 def nights_of(result: dict[str, Any], key: str) -> list[Any]:
@@ -363,9 +368,7 @@ def test_the_learners_own_run_is_nothing_to_rescore(world: World) -> None:
 @pytest.fixture(scope="session")
 def with_reference(scored: World, tmp_path_factory: pytest.TempPathFactory) -> World:
     """The same with a reference of the old learner."""
-    root = tmp_path_factory.mktemp("judged") / "root"
-    shutil.copytree(scored.root, root)
-    world = World(scored.folder, root, scored.old, scored.head, scored.norms)
+    world = copied(scored, tmp_path_factory.mktemp("judged") / "root")
     build_reference(world.config("old", images=f"{scored.folder}/reference"))
     return world
 
@@ -375,10 +378,7 @@ def test_the_reference_is_made_first_of_the_old_learners_and_judges(
 ) -> None:
     # Old nights are no news: nobody is told, or this would be a note.
     monkeypatch.setenv("DRIVETRAIN_WEBHOOK", "http://127.0.0.1:9/no-one-listens")
-    shutil.copytree(with_reference.root, tmp_path / "root")
-    world = World(with_reference.folder, tmp_path / "root", *(
-        getattr(with_reference, name) for name in ("old", "head", "norms")
-    ))  # fmt: skip
+    world = copied(with_reference, tmp_path / "root")
     before = world.files()
     config = world.config(nights=f"{NIGHTS[0]}..{NIGHTS[0]}")
     result = rescore_runs(config)
@@ -414,10 +414,7 @@ def test_the_reference_is_made_first_of_the_old_learners_and_judges(
 
 
 def test_a_reference_with_the_new_learners_labels_has_its_splits(with_reference: World, tmp_path: Path) -> None:
-    shutil.copytree(with_reference.root, tmp_path / "root")
-    world = World(with_reference.folder, tmp_path / "root", *(
-        getattr(with_reference, name) for name in ("old", "head", "norms")
-    ))  # fmt: skip
+    world = copied(with_reference, tmp_path / "root")
     paths = sorted((world.folder / "reference").rglob("*.png"))
     lines = [f"{path},{path.parent.name},{place % 3 > 0}\n" for place, path in enumerate(paths)]
     (tmp_path / "labels.csv").write_text("fname,label,is_valid\n" + "".join(lines))
@@ -435,10 +432,7 @@ def test_a_reference_with_the_new_learners_labels_has_its_splits(with_reference:
 @pytest.fixture
 def trained_on(with_reference: World, tmp_path: Path) -> World:
     """The same where the old learner's reference says what it was trained on."""
-    shutil.copytree(with_reference.root, tmp_path / "root")
-    world = World(with_reference.folder, tmp_path / "root", *(
-        getattr(with_reference, name) for name in ("old", "head", "norms")
-    ))  # fmt: skip
+    world = copied(with_reference, tmp_path / "root")
     paths = sorted((world.folder / "reference").rglob("*.png"))
     lines = [f"{path},{path.parent.name},{place % 6 > 0}\n" for place, path in enumerate(paths)]
     (tmp_path / "old.csv").write_text("fname,label,is_valid\n" + "".join(lines))
