@@ -17,7 +17,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from statistics import median
@@ -55,9 +55,11 @@ class SimulatedS3(fsspec.AbstractFileSystem):  # type: ignore[misc]
 
     def call_s3(self, method: str, **request: Any) -> dict[str, Any]:
         """A page of a bucket whose name says how many images it holds. The keys are in order, as S3 gives them."""
+        if method == "head_object":
+            return self.info(f"{request['Bucket']}/{request['Key']}")
         assert method == "list_objects_v2", method
         if request["Bucket"] == "root":
-            return {}  # only asked for to see that the bucket is there
+            return self._folder(request.get("Prefix", ""))
         count, start = int(request["Bucket"].split("-")[-1]), int(request.get("ContinuationToken", 0))
         stop = min(start + PAGE, count)
         when = datetime(2026, 1, 2, tzinfo=UTC)
@@ -89,10 +91,13 @@ class SimulatedS3(fsspec.AbstractFileSystem):  # type: ignore[misc]
         """All bytes of an object."""
         return Path(self._at(path)).read_bytes()
 
-    def ls(self, path: str, detail: bool = True, **_: Any) -> list[Any]:
-        """What is directly inside a folder."""
-        found = self._disk.ls(self._at(path), detail=False)
-        return [name.removeprefix(f"{os.environ[OBJECTS]}/") for name in found]
+    def _folder(self, prefix: str) -> dict[str, Any]:
+        """What is directly inside a folder of the root, in one page."""
+        with suppress(FileNotFoundError), os.scandir(f"{os.environ[OBJECTS]}/root/{prefix}") as found:
+            each = [(f"{prefix}{one.name}", one.is_dir()) for one in found]
+            folders = [{"Prefix": f"{name}/"} for name, folder in each if folder]
+            return {"CommonPrefixes": folders, "Contents": [{"Key": name} for name, folder in each if not folder]}
+        return {}
 
     def info(self, path: str, **_: Any) -> dict[str, Any]:
         """Whether it is there, and its size."""

@@ -30,20 +30,44 @@ def _entries(fs: Any, path: str) -> Iterable[tuple[str, Entry]]:
 def _s3_entries(fs: Any, path: str) -> Iterator[tuple[str, Entry]]:
     """The objects below a path page by page: fs.find would hold all of them, several times over."""
     bucket, key, _ = fs.split_path(path)
-    request = {"Bucket": bucket, "Prefix": f"{key}/" if key else ""}
     found = False
-    while True:
-        page = fs.call_s3("list_objects_v2", **request)
+    for page in _s3_pages(fs, bucket, key):
         for entry in page.get("Contents", []):
             found = True
             yield f"{bucket}/{entry['Key']}", {"size": entry["Size"], **entry}
-        if not page.get("IsTruncated"):
-            break
-        request["ContinuationToken"] = page["NextContinuationToken"]
     if not found and key:
         info = fs.info(path)  # the prefix may be an object itself
         if info["type"] == "file":
             yield path, info
+
+
+def _s3_pages(fs: Any, bucket: str, key: str, **more: str) -> Iterator[Mapping[str, Any]]:
+    request = {"Bucket": bucket, "Prefix": f"{key}/" if key else "", **more}
+    while True:
+        page = fs.call_s3("list_objects_v2", **request)
+        yield page
+        if not page.get("IsTruncated"):
+            return
+        request["ContinuationToken"] = page["NextContinuationToken"]
+
+
+def inside(fs: Any, path: str) -> Iterator[str]:
+    """The paths directly inside a folder. Raises what the store's filesystem raises; no such folder may be none."""
+    if "s3" not in fs.protocol:
+        yield from fs.ls(path, detail=False)
+        return
+    # s3fs's ls lists the folder above as well when it finds nothing.
+    bucket, key, _ = fs.split_path(path)
+    for page in _s3_pages(fs, bucket, key, Delimiter="/"):
+        yield from (f"{bucket}/{entry['Prefix']}" for entry in page.get("CommonPrefixes", []))
+        yield from (f"{bucket}/{entry['Key']}" for entry in page.get("Contents", []))
+
+
+def s3_has(fs: Any, path: str) -> bool:
+    """Whether S3 holds that object, by one request. Raises what s3fs raises: FileNotFoundError for no."""
+    bucket, key, _ = fs.split_path(path)
+    fs.call_s3("head_object", Bucket=bucket, Key=key)
+    return True
 
 
 def _local_entries(fs: Any, path: str) -> Iterator[tuple[str, Entry]]:

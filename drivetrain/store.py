@@ -28,7 +28,7 @@ from botocore.exceptions import BotoCoreError, NoCredentialsError, PartialCreden
 from drivetrain.config import Options, without_secrets
 from drivetrain.errors import StoreError
 from drivetrain.images import ObjectInfo, batches_of, in_order
-from drivetrain.listing import entries, object_info
+from drivetrain.listing import entries, inside, object_info, s3_has
 from drivetrain.obstore_reader import delta_options, reader_of
 
 # Of an object that is written piece by piece.
@@ -98,8 +98,10 @@ class Store:
     def read(self, uri: str) -> bytes:
         """All bytes of an object. Raises FileNotFoundError, PermissionError, or OSError as the store has it."""
         fs, path = self._fs(uri)
+        # s3fs would ask for the size first, to read a large object in pieces: two requests for each small one.
+        whole = {"max_concurrency": 1} if "s3" in fs.protocol else {}
         with _os_errors():
-            data: bytes = fs.cat_file(path)
+            data: bytes = fs.cat_file(path, **whole)
         return data
 
     def fetch(self, uri: str) -> tuple[bytes, str | None]:
@@ -135,9 +137,9 @@ class Store:
     def exists(self, uri: str) -> bool:
         """Whether there is such an object."""
         fs, path = self._fs(uri)
-        # Not fs.isfile: it takes every error for a no.
+        # Not fs.isfile: it takes every error for a no. Not s3fs's info: it looks for a folder of that name as well.
         with suppress(FileNotFoundError, NotADirectoryError), _os_errors():
-            return bool(fs.info(path)["type"] == "file")
+            return s3_has(fs, path) if "s3" in fs.protocol else bool(fs.info(path)["type"] == "file")
         return False
 
     def create(self, uri: str, data: bytes) -> bool:
@@ -220,7 +222,7 @@ class Store:
         try:
             with _os_errors():
                 # The folder's own name among them: an empty object that a store's console made for it.
-                found = (entry.rstrip("/") for entry in fs.ls(path, detail=False) if entry.rstrip("/") != path)
+                found = (entry.rstrip("/") for entry in inside(fs, path) if entry.rstrip("/") != path)
                 names = (entry.rsplit("/", 1)[-1] for entry in found)
                 return sorted(name for name in names if name and not name.startswith("."))
         except (FileNotFoundError, NotADirectoryError):
@@ -318,6 +320,8 @@ class Store:
 
     def read_table(self, uri: str, columns: list[str] | None = None) -> pa.Table:
         """A Parquet file, or some of its columns."""
+        if columns is None:
+            return pq.read_table(pa.BufferReader(self.read(uri)))
         with self.open(uri) as file:
             return pq.read_table(file, columns=columns)
 

@@ -168,34 +168,31 @@ class ModelFileSystem(AbstractFileSystem):  # type: ignore[misc]
         found: dict[str, Any] = self._call(look)
         return found
 
-    def ls(self, path: str, detail: bool = True, **_: Any) -> list[Any]:
-        below = path + "/"
-
-        def names() -> list[str]:
-            keys = [key for key in self._world.objects if key.startswith(below)]
-            if not keys:
-                raise FileNotFoundError(path)
-            return sorted({below + key.removeprefix(below).split("/", 1)[0] for key in keys})
-
-        found: list[str] = self._call(names)
-        return [{"name": name} for name in found] if detail else found
-
     def rm_file(self, path: str) -> None:
         self._call(lambda: self._world.objects.pop(path, None))
 
     def call_s3(self, method: str, **asked: Any) -> dict[str, Any]:
-        """A listing in one page; its bucket is always there."""
+        """A HEAD, or a listing in one page; its bucket is always there."""
+        if method == "head_object":
+            return {"ContentLength": len(self._call(lambda: self._get(f"{asked['Bucket']}/{asked['Key']}")))}
         assert method == "list_objects_v2"
-        below = f"{asked['Bucket']}/{asked.get('Prefix', '')}"
+        prefix, delimiter = asked.get("Prefix", ""), asked.get("Delimiter")
+        below = f"{asked['Bucket']}/{prefix}"
 
-        def page() -> list[dict[str, Any]]:
-            return [
+        def page() -> dict[str, Any]:
+            objects = {key: data for key, data in sorted(self._world.objects.items()) if key.startswith(below)}
+            folders = dict.fromkeys(
+                key.removeprefix(below).split("/", 1)[0] for key in objects if delimiter and "/" in key[len(below) :]
+            )
+            contents = [
                 {"Key": key.split("/", 1)[1], "Size": len(data), "LastModified": datetime(2026, 1, 2, tzinfo=UTC)}
-                for key, data in sorted(self._world.objects.items())
-                if key.startswith(below)
+                for key, data in objects.items()
+                if key[len(below) :].split("/", 1)[0] not in folders
             ]
+            return {"Contents": contents, "CommonPrefixes": [{"Prefix": f"{prefix}{each}/"} for each in folders]}
 
-        return {"Contents": self._call(page)}
+        found: dict[str, Any] = self._call(page)
+        return found
 
     def split_path(self, path: str) -> tuple[str, str, None]:
         bucket, _, key = path.partition("/")
