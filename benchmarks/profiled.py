@@ -12,7 +12,7 @@ from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
 
-PARTS = ("decode", "network", "fetch", "hash", "predictions", "rows", "Parquet")
+PARTS = ("decode", "network", "fetch", "hash", "properties", "predictions", "rows", "Parquet")
 
 
 class Clock:
@@ -50,6 +50,7 @@ def clocked(clock: Clock) -> None:
         *((each, "predict", "predictions") for each in (scorer.ExportedLearner, stored.StoredLearner)),
         (engines.OpenVinoEngine, "run", "network"),
         (eager.TorchEngine, "run", "network"),
+        (shard, "properties_of", "properties"),
         (shard.ShardScorer, "_blank", "rows"),
         (shard, "outcome", "rows"),
         (shard.ShardScorer, "_save", "rows"),

@@ -229,7 +229,8 @@ def copied(folder: str, copies: int, where: str) -> str:
 
 PROFILED = """\
 CPU time of one process that does what an actor does, its first shard left out; a part's time is without that of others.
-Fetch: read from disk and held against its etag. Predictions: from the network's outputs to softmax, energy, labels.
+Fetch: read from disk and held against its etag. Properties: light, contrast, sharpness. Predictions: from the network's
+outputs to softmax, energy, labels.
 Rest: threads, shards' manifests, Python between the parts. What an actor has to do beside decoding and the network is
 what stands between drivetrain and the bound, with the start of the actors and the driver's share of the same cores."""
 

