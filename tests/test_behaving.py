@@ -522,6 +522,6 @@ def test_a_job_of_a_cluster_finds_what_this_process_finds(made: World, tmp_path:
             assert json.loads(done.stdout.splitlines()[-1])["passed"] is False
         record = latest_behaviour(Store(), Layout(world.root), model_id)
         assert record
-        text = json.dumps({key: value for key, value in record.items() if key not in ("made", "shown", "page")})
+        text = json.dumps({key: value for key, value in record.items() if key not in ("made", "asked", "page")})
         found.append(text.replace(str(world.folder), "…"))
     assert found[0] == found[1] and "20 % darker" in found[0]
