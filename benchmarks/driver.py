@@ -118,9 +118,10 @@ class StubScorer:
         self._run = Run.find(store, Layout(root), run_id)
 
     def run(self, task: int, upcoming: int | None) -> Any:
-        """Write one part, of a single column."""
+        """Write one part, of the columns that a part's footer counts."""
         rows = len(self._run.shard(task))
-        return self._run.save_part(task, pa.table({"error": pa.nulls(rows, pa.string())}))
+        empty = {"error": pa.string(), "flags": pa.list_(pa.string()), "verified": pa.bool_()}
+        return self._run.save_part(task, pa.table({name: pa.nulls(rows, kind) for name, kind in empty.items()}))
 
 
 def peak_mib() -> int:
@@ -222,7 +223,7 @@ def line(count: int, found: list[dict[str, Any]]) -> list[str]:
 
 ABOUT = """\
 The store is simulated: it makes up a listing in pages of 1,000 keys, each at once, and keeps what is written in a
-temporary folder. The scorer is a stub that reads its shard and writes a part of one column. Freezing holds the plan and
+temporary folder. The scorer is a stub that reads its shard and writes a part of three empty columns. Freezing holds the plan and
 the run's own copy of the manifest. The first result waits for Ray's actors to start, and is in no other column, nor in
 the time per image. Peak is the driver's resident memory at its highest, imports included. Where there are several
 measurements their medians are shown. A driver that opens a learner for the first time imports torch beside.

@@ -63,8 +63,11 @@ def inside(fs: Any, path: str) -> Iterator[str]:
         yield from (f"{bucket}/{entry['Key']}" for entry in page.get("Contents", []))
 
 
-def s3_has(fs: Any, path: str) -> bool:
-    """Whether S3 holds that object, by one request. Raises what s3fs raises: FileNotFoundError for no."""
+def is_object(fs: Any, path: str) -> bool:
+    """Whether a path is an object, and no folder. Raises what the store's filesystem raises, which may be a no."""
+    if "s3" not in fs.protocol:
+        return bool(fs.info(path)["type"] == "file")
+    # s3fs's info looks for a folder of that name when it finds nothing.
     bucket, key, _ = fs.split_path(path)
     fs.call_s3("head_object", Bucket=bucket, Key=key)
     return True

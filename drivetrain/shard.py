@@ -17,7 +17,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
-from PIL import Image
 
 from drivetrain.admit import known_learner
 from drivetrain.cluster import cores_of_actor
@@ -27,6 +26,7 @@ from drivetrain.export import LearnerInfo
 from drivetrain.fetch import Fetched, Fetcher, Outage, most_bytes
 from drivetrain.layout import Layout
 from drivetrain.learner import Predictions, StoredLearner, flags_of
+from drivetrain.properties import properties_of
 from drivetrain.run import PartCounts, Run
 from drivetrain.schema import round_mantissa, row_schema
 from drivetrain.several import several_at_once
@@ -44,7 +44,6 @@ PIXEL_BYTES = 64 * 1024**2
 MAX_ATTEMPTS = 3
 # Seconds before a shard is tried again that the store handed out nothing of; each image was asked for several times.
 OUTAGE_WAITS = (5.0, 20.0)
-LEVELS = np.arange(256) / 255
 
 
 @dataclass(frozen=True)
@@ -333,40 +332,6 @@ def open_as(
             "Use   --engine torch   for clusters of different machines."
         )
     return learner
-
-
-def properties_of(item: Any) -> dict[str, float]:
-    """How an image looks as the network sees it: mean and spread of its light (0 to 1), and how much it jumps.
-
-    ``sharpness`` is the spread of what is left of each pixel when half of its neighbours' mean is taken off half of it.
-    Nothing for a learner whose pixels fastai's own pipelines make. Counted in histograms, which cost least.
-    """
-    if not isinstance(item, np.ndarray) or item.dtype != np.uint8 or item.ndim != 3 or min(item.shape[:2]) < 3:
-        return {}
-    light = Image.fromarray(item if item.shape[2] == 3 else item[:, :, 0]).convert("L")
-    brightness, contrast = _spread(light.histogram())
-    return {"brightness": brightness, "contrast": contrast, "sharpness": _spread(_jumps(light).histogram())[1]}
-
-
-def _jumps(light: Image.Image) -> Image.Image:
-    """An eighth of what each pixel differs by from its four neighbours together, around 128; none for the border.
-
-    To the bit what Pillow's filter with that kernel gives, for a third of its time.
-    """
-    pixels = np.asarray(light).astype(np.int16)
-    jumps = pixels[1:-1, 1:-1] << 2
-    for neighbours in (pixels[:-2, 1:-1], pixels[2:, 1:-1], pixels[1:-1, :-2], pixels[1:-1, 2:]):
-        jumps -= neighbours
-    jumps += 8 * 128 + 4  # half of the 8, to round
-    jumps >>= 3
-    return Image.fromarray(np.minimum(jumps, 255).astype(np.uint8))
-
-
-def _spread(histogram: list[int]) -> tuple[float, float]:
-    """Mean and standard deviation of 8-bit values from their histogram, both in 0..1."""
-    counts = np.array(histogram, dtype=np.float64)
-    mean = float(counts @ LEVELS / counts.sum())
-    return mean, float(np.sqrt(counts @ (LEVELS - mean) ** 2 / counts.sum()))
 
 
 def cut(images: list[dict[str, Any]], most: int) -> list[list[dict[str, Any]]]:

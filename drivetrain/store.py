@@ -28,7 +28,7 @@ from botocore.exceptions import BotoCoreError, NoCredentialsError, PartialCreden
 from drivetrain.config import Options, without_secrets
 from drivetrain.errors import StoreError
 from drivetrain.images import ObjectInfo, batches_of, in_order
-from drivetrain.listing import entries, inside, object_info, s3_has
+from drivetrain.listing import entries, inside, is_object, object_info
 from drivetrain.obstore_reader import delta_options, reader_of
 
 # Of an object that is written piece by piece.
@@ -137,9 +137,9 @@ class Store:
     def exists(self, uri: str) -> bool:
         """Whether there is such an object."""
         fs, path = self._fs(uri)
-        # Not fs.isfile: it takes every error for a no. Not s3fs's info: it looks for a folder of that name as well.
+        # Not fs.isfile: it takes every error for a no.
         with suppress(FileNotFoundError, NotADirectoryError), _os_errors():
-            return s3_has(fs, path) if "s3" in fs.protocol else bool(fs.info(path)["type"] == "file")
+            return is_object(fs, path)
         return False
 
     def create(self, uri: str, data: bytes) -> bool:

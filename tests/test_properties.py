@@ -5,7 +5,7 @@ import pytest
 from PIL import Image, ImageFilter
 from sklearn.datasets import load_sample_images
 
-from drivetrain.shard import properties_of
+from drivetrain.properties import properties_of
 
 PHOTO = Image.fromarray(load_sample_images().images[1])
 BLACK = np.zeros((64, 64, 3), np.uint8)
