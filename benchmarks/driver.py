@@ -223,10 +223,11 @@ def line(count: int, found: list[dict[str, Any]]) -> list[str]:
 
 ABOUT = """\
 The store is simulated: it makes up a listing in pages of 1,000 keys, each at once, and keeps what is written in a
-temporary folder. The scorer is a stub that reads its shard and writes a part of three empty columns. Freezing holds the
-plan and the run's own copy of the manifest. The first result waits for Ray's actors to start, and is in no other column, nor in
-the time per image. Peak is the driver's resident memory at its highest, imports included. Where there are several
-measurements their medians are shown. A driver that opens a learner for the first time imports torch beside.
+temporary folder. The scorer is a stub that reads its shard and writes a part of three empty columns. Freezing holds
+the plan and the run's own copy of the manifest. The first result waits for Ray's actors to start, and is in no other
+column, nor in the time per image. Peak is the driver's resident memory at its highest, imports included. Where there
+are several measurements their medians are shown. A driver that opens a learner for the first time imports torch
+beside.
 """
 
 
