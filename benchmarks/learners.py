@@ -7,7 +7,7 @@ The CSV has the columns image and label; FOLDER holds IMAGE.jpg. No pretrained w
     resnet18   tells the CSV's classes apart, as well as an hour of photographs and a few minutes allow
     resnet50   tells the photos from other images (a Parquet file with a column `image` of JPEG bytes), enlarged to 400
                pixels: an easy task, for a learner that should be as sure of itself as one that was trained for hours.
-               Look at what is printed: below 98 % it is not, and int8 may refuse it
+               Look at what is printed: below 98 % it is not, and int8 may refuse it. Takes half an hour
     lite0      has its real weights and 1,000 classes, and is not trained
 
 Each is written to OUT/NAME.pkl, its images to OUT/NAME.csv (fname, label, is_valid) for `int8.py`. What it is worth on
@@ -28,7 +28,7 @@ import pandas as pd
 # Images of each kind for resnet50.
 OF_A_KIND = 1000
 # Pixels at which a network learns, and at which it is used.
-SMALL, FULL = 64, 224
+SMALL, MEDIUM, FULL = 64, 128, 224
 HEAD_EPOCHS = 40
 
 
@@ -72,15 +72,18 @@ def loaders(frame: pd.DataFrame, size: int, batch: int) -> Any:
     )  # fmt: skip
 
 
-def trained(arch: Any, frame: pd.DataFrame, epochs: int) -> Any:
-    """A network without pretrained weights: trained small for some epochs, then its head for the full size."""
+def trained(arch: Any, frame: pd.DataFrame, small: int, medium: int = 0) -> Any:
+    """A network without pretrained weights: trained for epochs on small, then medium images, its head on full ones."""
     import torch
     from fastai.vision.all import accuracy, vision_learner
 
     torch.manual_seed(0)
     some = pd.concat([frame[~frame["is_valid"]], frame[frame["is_valid"]][:32]])
     learn = vision_learner(loaders(some, SMALL, 32), arch, pretrained=False, metrics=accuracy)
-    learn.fit_one_cycle(epochs, 2e-3)
+    learn.fit_one_cycle(small, 2e-3)
+    if medium:
+        learn.dls = loaders(some, MEDIUM, 32)
+        learn.fit_one_cycle(medium, 1e-3)
     learn.dls = loaders(frame, FULL, 16)
     fit_head(learn)
     return learn
@@ -129,7 +132,7 @@ def made(name: str, photos: pd.DataFrame, others: str, out: Path) -> tuple[Any, 
         return trained(resnet18, photos, 10), photos
     if name == "resnet50":
         frame = photos_or_others(photos, enlarged(others, out / "others"))
-        return trained(resnet50, frame, 8), frame
+        return trained(resnet50, frame, 8, 4), frame
     return lite0(photos), photos
 
 

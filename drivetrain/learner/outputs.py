@@ -140,9 +140,10 @@ def _put(results: list[Any], where: Sequence[int], found: Predictions) -> None:
         return None if values is None else values[i : i + 1]
 
     numbers = [each for each in (found.outputs, found.energy, found.embeddings) if each is not None]
+    finite = np.logical_and.reduce([np.isfinite(each).reshape(len(where), -1).all(1) for each in numbers])
     for i, place in enumerate(where):
         # As a scored row it would look like an answer, and turn every mean over the run into NaN.
-        if not all(np.isfinite(each[i]).all() for each in numbers):
+        if not finite[i]:
             results[place] = ImageError("learner", "what the network gives is not finite: NaN or infinity")
             continue
         results[place] = Predictions(
