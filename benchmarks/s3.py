@@ -23,6 +23,7 @@ from statistics import median
 from typing import Any
 
 import psutil
+import uvloop  # comes with Evidently; half of asyncio's CPU, which the actors have then
 from tables import heading, in_own_process, publish, table
 
 # At the end: tests have a module `tables` too.
@@ -67,7 +68,7 @@ async def _serve(port: int, target: str, delay: float) -> None:
 
 def proxy(port: int, target: str, delay: float) -> None:
     """Pass connections on to a server, each request after a delay in seconds."""
-    asyncio.run(_serve(port, target, delay))
+    uvloop.run(_serve(port, target, delay))
 
 
 def score(learner: str, images: str, root: str, endpoint: str) -> float:

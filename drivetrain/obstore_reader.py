@@ -16,8 +16,9 @@ from fsspec.asyn import sync
 KNOWN_OPTIONS = frozenset(["endpoint_url", "key", "secret", "token", "username", "password", "use_listings_cache"])
 KNOWN_CLIENT_OPTIONS = frozenset(["region_name", "endpoint_url"])
 KNOWN_CONFIG = frozenset(["connect_timeout", "read_timeout", "retries", "max_pool_connections"])
-# Credentials that a role gives change; botocore renews them, and is asked for them this often.
-ASK_AGAIN = timedelta(minutes=5)
+# Credentials that a role gives change; botocore renews them, and is asked for them this often. obstore takes no
+# credentials for good that expire within five minutes: it would ask for those before every request.
+ASK_AGAIN, TOO_SHORT = timedelta(minutes=5), timedelta(minutes=5)
 # After so many in a row that s3fs could read, obstore is not asked any more: it does not get on with this store.
 MOST_REFUSALS = 16
 # Without a setting of s3fs's.
@@ -110,7 +111,7 @@ def _credentials(s3fs: Any) -> Any:
             "access_key_id": now.access_key if now else s3fs.key,
             "secret_access_key": now.secret_key if now else s3fs.secret,
             "token": now.token if now else s3fs.token,
-            "expires_at": datetime.now(UTC) + ASK_AGAIN,
+            "expires_at": datetime.now(UTC) + ASK_AGAIN + TOO_SHORT,
         }
 
     return current

@@ -1,5 +1,6 @@
 """Images that obstore reads from a real S3 server are those that s3fs reads, and what it can't read s3fs does."""
 
+import time
 from typing import Any
 from unittest.mock import patch
 
@@ -7,6 +8,7 @@ import pytest
 import s3fs
 from servers import S3Server
 
+from drivetrain import obstore_reader
 from drivetrain.obstore_reader import MOST_REFUSALS, ObstoreReader, reader_of
 from drivetrain.store import Store
 
@@ -38,6 +40,24 @@ def test_s3fs_is_not_asked_for_a_plain_key(s3: S3Server) -> None:
     store.create(uri, b"bytes")
     with patch.object(s3fs.S3FileSystem, "_cat_file", side_effect=AssertionError("s3fs was asked")):
         assert store.fetch(uri) == (b"bytes", store.about(uri).etag)
+
+
+def test_credentials_are_not_asked_for_before_every_image(s3: S3Server) -> None:
+    store, uri, asked = Store(s3.storage), f"{s3.bucket()}/photo.jpg", []
+    store.create(uri, b"bytes")
+    given = obstore_reader._credentials
+
+    def counted(fs: Any) -> Any:
+        current = given(fs)
+        return lambda: asked.append(1) or current()
+
+    reader_of.cache_clear()
+    with patch.object(obstore_reader, "_credentials", counted):
+        until = time.monotonic() + 1  # obstore asks at most every 100 ms, however short they last
+        while time.monotonic() < until:
+            store.fetch(uri)
+    reader_of.cache_clear()
+    assert len(asked) == 1
 
 
 def test_what_is_not_there_is_s3fs_error(s3: S3Server) -> None:
