@@ -71,8 +71,11 @@ def proxy(port: int, target: str, delay: float) -> None:
     uvloop.run(_serve(port, target, delay))
 
 
-def score(learner: str, images: str, root: str, endpoint: str) -> float:
-    """Seconds to score the images on two actors of a running cluster; the learner is known."""
+def score(learner: str, images: str, root: str, endpoint: str, beside: list[int]) -> dict[str, Any]:
+    """Seconds to score the images on two actors of a running cluster, and CPU seconds of some processes meanwhile.
+
+    The learner is known.
+    """
     from drivetrain import Config, cluster, score_images
 
     storage: Any = {"s3": {"endpoint_url": endpoint}} if endpoint else {}
@@ -80,9 +83,11 @@ def score(learner: str, images: str, root: str, endpoint: str) -> float:
         config = Config(root=root, learner=learner, source="bench", actors=2, storage=storage)
         some = f"{images.rstrip('/')}-some"
         score_images(config.model_copy(update={"images": some, "name": "known"}))
-        started = time.perf_counter()
+        before, started = [used(psutil.Process(pid)) for pid in beside], time.perf_counter()
         score_images(config.model_copy(update={"images": images, "name": "measured"}))
-        return time.perf_counter() - started
+        seconds = time.perf_counter() - started
+        cpu = [used(psutil.Process(pid)) - was for pid, was in zip(beside, before, strict=True)]
+        return {"seconds": seconds, "cpu": cpu}
 
 
 def used(process: psutil.Process) -> float:
@@ -121,12 +126,11 @@ def measure(learner: str, images: str, copies: int, delay: float, repeats: int) 
         for turn in range(repeats):
             base = ["--one", "--images", f"{disk}/photos", "--root", f"{disk}/root-{turn}", learner]
             found["disk"].append(in_own_process(__file__, *base)["seconds"])
-            before = used(weed), used(psutil.Process(passing.pid))
             base = ["--one", "--images", f"{bucket}/photos", "--root", f"{bucket}/root-{turn}", learner]
-            base += ["--endpoint", f"http://127.0.0.1:{port}"]
-            found["s3"].append(in_own_process(__file__, *base)["seconds"])
-            found["server"].append(used(weed) - before[0])
-            found["proxy"].append(used(psutil.Process(passing.pid)) - before[1])
+            base += ["--endpoint", f"http://127.0.0.1:{port}", "--beside", f"{weed.pid}", "--beside", f"{passing.pid}"]
+            one = in_own_process(__file__, *base)
+            for kind, value in zip(("s3", "server", "proxy"), (one["seconds"], *one["cpu"]), strict=True):
+                found[kind].append(value)
         passing.terminate()
     return found
 
@@ -142,9 +146,10 @@ def main() -> None:
     parser.add_argument("--one", action="store_true")
     parser.add_argument("--root")
     parser.add_argument("--endpoint", default="")
+    parser.add_argument("--beside", type=int, action="append", default=[])
     given = parser.parse_args()
     if given.one:
-        print(json.dumps({"seconds": score(given.learners[0], given.images, given.root, given.endpoint)}))
+        print(json.dumps(score(given.learners[0], given.images, given.root, given.endpoint, given.beside)))
         return
     rows = []
     for learner in given.learners:
