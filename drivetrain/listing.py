@@ -85,12 +85,22 @@ def _local_entries(fs: Any, path: str) -> Iterator[tuple[str, Entry]]:
                     continue
                 with suppress(FileNotFoundError):
                     info = fs.info(each)
+                    if each.is_symlink():
+                        with suppress(OSError):  # it may lead nowhere
+                            info = fs.info(each.path)  # with the time of what it leads to, not its own
                     yield _as_text(info["name"]), info
 
 
 def _as_text(name: str) -> str:
     """A file's name as text. One whose bytes are no Unicode is spelt out, so that it is a row, and can't be read."""
     return name.encode(errors="surrogateescape").decode(errors="backslashreplace")
+
+
+def local_object(path: str) -> tuple[bytes, str | None]:
+    """All bytes of a file, and its etag as a listing tells it."""
+    with open(path, "rb", buffering=0) as file:
+        data, found = file.read(), os.fstat(file.fileno())
+    return data, object_info(path, path, {"size": found.st_size, "mtime": found.st_mtime}).etag
 
 
 def object_info(prefix: str, name: str, entry: Entry) -> ObjectInfo:

@@ -120,8 +120,9 @@ def _member(store: Store, plan: str, run: Run, scoped: bool, created: str, befor
 def _ends(store: Store, manifest: str) -> tuple[str, str]:
     """The first and the last uri of a manifest that has some."""
     names = [name for name in store.names(manifest) if name.endswith(".parquet")]
-    first, last = (store.read_table(f"{manifest}/{name}", ["uri"])["uri"] for name in (names[0], names[-1]))
-    return first[0].as_py(), last[-1].as_py()
+    first, last = names[0], names[-1]
+    found = {name: store.read_table(f"{manifest}/{name}", ["uri"])["uri"] for name in {first, last}}
+    return found[first][0].as_py(), found[last][-1].as_py()
 
 
 def stale_plans(store: Store, layout: Layout, before: Members, now: Members) -> set[str]:

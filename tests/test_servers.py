@@ -17,6 +17,7 @@ import pytest
 from servers import MARK, RayCluster, S3Server, free_ports, marked, poll, running
 
 from drivetrain.errors import StoreError
+from drivetrain.fetch import Fetched, Fetcher
 from drivetrain.images import ObjectInfo
 from drivetrain.several import AT_ONCE, several_at_once
 from drivetrain.store import Store
@@ -238,6 +239,21 @@ def test_links_are_files_and_those_in_a_circle_end_no_listing(tmp_path: Path) ->
     found = {info.uri.removeprefix(f"{tmp_path}/in/"): info.size for info in Store().find(str(tmp_path / "in"))}
     assert list(found) == ["deep/circle", "link.jpg", "nowhere.jpg"]
     assert (found["link.jpg"], found["nowhere.jpg"]) == (5, 0)
+
+
+def test_a_link_is_read_as_listed_until_what_it_leads_to_changes(tmp_path: Path) -> None:
+    """Links are often made long after the photos that they lead to."""
+    photo, link = tmp_path / "photo.jpg", tmp_path / "in/link.jpg"
+    photo.write_bytes(b"12345")
+    os.utime(photo, (1e9, 1e9))
+    link.parent.mkdir()
+    link.symlink_to(photo)
+    (image,) = [each._asdict() for each in Store().find(str(link.parent))]
+    fetcher = Fetcher(Store())
+    assert fetcher.read(image) == Fetched(b"12345", False, None)
+    photo.write_bytes(b"54321")
+    error = fetcher.read(image).error
+    assert error is not None and error.reason == "changed"
 
 
 def test_several_at_once_keeps_the_order_draws_no_more_than_it_works_on_and_raises() -> None:
