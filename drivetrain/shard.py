@@ -35,8 +35,7 @@ from drivetrain.store import Store
 if TYPE_CHECKING:
     from drivetrain.learner import ExportedLearner
 
-# Requests in flight. A disk answers at once: more threads than these only wake each other up.
-FETCHERS, DISK_READERS = 16, 4
+FETCHERS = 16
 # Two batches of images are in memory at a time, whatever their size.
 BATCH_BYTES = 64 * 1024**2
 # With so many bytes of pixels, or one image more, the network is asked: without a Resize a batch would take gigabytes.
@@ -124,8 +123,7 @@ class ShardScorer:
         self._before = Run.find(self._store, layout, record.retry_of) if record.retry_of else None
         self._batch_size = batch_size
         self._expected: tuple[int, Future[_Ordered]] | None = None
-        self._readers = ThreadPoolExecutor(1)
-        self._fetchers, self._disk = ThreadPoolExecutor(FETCHERS), ThreadPoolExecutor(DISK_READERS)
+        self._readers, self._fetchers = ThreadPoolExecutor(1), ThreadPoolExecutor(FETCHERS)
         # An actor with one CPU decodes between two passes of the network; one with a GPU uses its share of the cores.
         self._decoders = ThreadPoolExecutor(cores_of_actor()) if gpu and self._learner.decodes_in_threads else None
 
@@ -212,8 +210,7 @@ class ShardScorer:
 
     def _fetch(self, image: dict[str, Any]) -> "Future[Fetched]":
         """Begin to fetch an image."""
-        pool = self._disk if self._store.is_local(image["uri"]) else self._fetchers
-        return pool.submit(self._fetcher.read, image)
+        return self._fetchers.submit(self._fetcher.read, image)
 
     def _arriving(self, ordered: _Ordered, upcoming: int | None) -> Iterator[Arriving]:
         """The images of a shard in turn; a batch further is on its way by then, at the end that of the next shard."""
