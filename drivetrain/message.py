@@ -116,9 +116,10 @@ def _section(text: str) -> dict[str, Any]:
 
 def _link(link: str) -> dict[str, Any]:
     """The only text with markup: an address of our own making, in which nothing can end the link."""
-    if not re.fullmatch(r"https?://[!#-;=?-\[\]_a-z~]+", link) or len(link) > MOST_URL:
-        return _section(_plain(link) or "No report.")
     text = f"<{link.replace('&', '&amp;')}|Open the report>"
+    written = re.fullmatch(r"https?://[!#-;=?-\[\]_a-z~]+", link)
+    if not written or len(link) > MOST_URL or len(text) > MOST_SECTION:
+        return _section(_plain(link) or "No report.")
     return {"type": "section", "text": {"type": "mrkdwn", "text": text, "verbatim": True}}
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 from chats import SECRET, hook
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from drivetrain import notify
@@ -148,6 +148,7 @@ kinds = st.sampled_from(["drift", "still", "eased", "recovered", "warn", "unknow
     number=st.one_of(st.none(), st.floats(allow_nan=False, allow_infinity=False, width=32)),
     rows=st.integers(0, 10**12),
 )
+@example("ok", "drift", "", "", "https://example.org/" + "&" * 593, [], 0, None, 0)  # as &amp; five times as long
 def test_any_night_fits_into_a_message_of_slack(
     verdict: str,
     kind: Any,
