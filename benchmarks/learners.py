@@ -7,7 +7,7 @@ The CSV has the columns image and label; FOLDER holds IMAGE.jpg. No pretrained w
     resnet18   tells the CSV's classes apart, as well as an hour of photographs and a few minutes allow
     resnet50   tells the photos from other images (a Parquet file with a column `image` of JPEG bytes), enlarged to 400
                pixels: an easy task, for a learner that should be as sure of itself as one that was trained for hours.
-               Look at what is printed: below 98 % it is not, and int8 may refuse it. Takes half an hour
+               Look at what is printed: below 98 % it is not, and int8 may refuse it
     lite0      has its real weights and 1,000 classes, and is not trained
 
 Each is written to OUT/NAME.pkl, its images to OUT/NAME.csv (fname, label, is_valid) for `int8.py`. What it is worth on

@@ -43,8 +43,9 @@ def _jumps(light: npt.NDArray[np.uint8]) -> npt.NDArray[np.int16]:
 
 def _spread(pixels: npt.NDArray[Any]) -> tuple[float, float]:
     """Mean and standard deviation of 8-bit values (height, width), both in 0..1."""
-    # float32 is fast, and holds the sum of a row's squares exactly up to 258 pixels; rows are added up in float64.
+    # float32 is fast, and from the middle it holds the sums of a row exactly up to 1,024 pixels; float64 adds the rows.
     values = pixels.astype(np.float32)
+    values -= 128
     mean = float(values.sum(axis=1).sum(dtype=np.float64)) / values.size
     squares = float(np.einsum("ij,ij->i", values, values).sum(dtype=np.float64)) / values.size
-    return mean / 255, max(squares - mean**2, 0.0) ** 0.5 / 255
+    return (mean + 128) / 255, max(squares - mean**2, 0.0) ** 0.5 / 255

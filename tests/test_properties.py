@@ -56,6 +56,13 @@ def test_mean_and_spread_are_those_of_the_pixels() -> None:
     assert found["contrast"] == pytest.approx(light.std())
 
 
+def test_a_wide_bright_even_image_has_its_small_contrast() -> None:
+    """Where the spread is small beside the light, sums that round lose it."""
+    light = np.random.default_rng(0).integers(250, 253, (400, 900)).astype(np.uint8)
+    found = properties_of(light[:, :, None])
+    assert found["contrast"] == pytest.approx(light.std() / 255, rel=1e-9)
+
+
 @pytest.mark.parametrize("shape", [(3, 3), (4, 5), (64, 33)])
 def test_sharpness_is_to_the_bit_that_of_a_filter(shape: tuple[int, int]) -> None:
     jumps = ImageFilter.Kernel((3, 3), (0, -1, 0, -1, 4, -1, 0, -1, 0), scale=8, offset=128)

@@ -25,8 +25,6 @@ from drivetrain.learner.outputs import Floats, Loss, cosines
 # keep another label: a few outliers must not send half of a bucket twice.
 CHEAP = 0.1
 MAY_DIFFER = 0.0025
-# Images of one pass: the close calls among so many fill a pass of their own, which is cheaper than one by one.
-GATHERED = 64
 # With more images computed twice, int8 saves too little to be worth other embeddings.
 MOST_RECOMPUTED = 0.5
 
@@ -97,15 +95,12 @@ class Int8Engine:
         self._fast = OpenVinoEngine(model, threads)
 
     def run(self, batch: Any) -> tuple[Floats, Floats | None]:
-        """The network's last layer (n, k) and the embeddings (n, d) of a batch of n images, best GATHERED."""
-        passes = [self._fast.run(batch[first : first + CPU_BATCH]) for first in range(0, len(batch), CPU_BATCH)]
-        raw = np.concatenate([each for each, _ in passes])
-        near = [each for _, each in passes if each is not None]
+        """The network's last layer (n, k) and the embeddings (n, d) of a batch of n images."""
+        raw, embeddings = self._fast.run(batch)
         close = np.flatnonzero(self._decision.margins(raw) <= self.quality.close)
-        for first in range(0, len(close), CPU_BATCH):
-            again = close[first : first + CPU_BATCH]
-            raw[again] = self._exact.run(batch[again])[0]
-        return raw, np.concatenate(near) if near else None
+        if len(close):
+            raw[close] = self._exact.run(batch[close])[0]
+        return raw, embeddings
 
     def differs(self) -> str:
         """Why this processor does not compute what the one did where int8 was made, or an empty text."""

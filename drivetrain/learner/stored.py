@@ -16,7 +16,7 @@ from drivetrain.errors import ImageError, LearnerError
 from drivetrain.export import LearnerInfo
 from drivetrain.learner.engines import CPU_BATCH, Engine, OpenVinoEngine, packed, unpacked
 from drivetrain.learner.header import Header, short
-from drivetrain.learner.int8 import GATHERED, Decision, Int8Engine, Quality, make_int8
+from drivetrain.learner.int8 import Decision, Int8Engine, Quality, make_int8
 from drivetrain.learner.outputs import Floats, Loss, Predictions, held, in_passes, predictions
 from drivetrain.learner.pixels import CropPad, Decoder, RandomResizedCrop, Resize, Step
 
@@ -65,8 +65,7 @@ class StoredLearner:
 
     def predict(self, items: Sequence[Any]) -> list[Predictions | ImageError]:
         """Score prepared items: for each, its own Predictions (n = 1) or the ImageError that it caused."""
-        most = GATHERED if isinstance(self._engine, Int8Engine) else CPU_BATCH
-        return in_passes(items, most, self.meant)
+        return in_passes(items, CPU_BATCH, self.meant)
 
     def meant(self, items: Sequence[Any]) -> Predictions:
         """Score n prepared items in one pass. Whatever goes wrong with it is raised."""
