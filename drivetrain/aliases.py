@@ -15,6 +15,7 @@ from typing import Any, Literal
 from drivetrain.errors import RunError, SettingError
 from drivetrain.layout import Layout
 from drivetrain.root import from_json, to_json
+from drivetrain.several import several_at_once
 from drivetrain.store import Store
 
 Name = Literal["champion", "challenger"]
@@ -47,20 +48,24 @@ class Alias:
 
 def history(store: Store, layout: Layout, source: str, alias: Name) -> tuple[Alias, ...]:
     """All records of an alias, oldest first."""
-    names = [name for name in store.names(layout.aliases(source, alias)) if name.removesuffix(".json").isdigit()]
-    found = [from_json(store, f"{layout.aliases(source, alias)}/{name}") for name in sorted(names)]
+    folder = layout.aliases(source, alias)
+    names = [name for name in store.names(folder) if name.removesuffix(".json").isdigit()]
+    found = several_at_once(lambda name: from_json(store, f"{folder}/{name}"), sorted(names))
     return tuple(Alias(**record) for record in found if record)
 
 
 def current(store: Store, layout: Layout, source: str, alias: Name) -> Alias | None:
     """The record that counts, or None if the alias never named a learner or names none now."""
-    found = history(store, layout, source, alias)
-    return found[-1] if found and found[-1].model_id else None
+    return latest(history(store, layout, source, alias))
 
 
-def champions(store: Store, layout: Layout, source: str) -> tuple[str, ...]:
-    """The model_ids of a source's champion and of those that were champion before, the latest first, each once."""
-    records = history(store, layout, source, "champion")
+def latest(records: Sequence[Alias]) -> Alias | None:
+    """The record that counts of an alias's whole history, oldest first."""
+    return records[-1] if records and records[-1].model_id else None
+
+
+def champions(records: Sequence[Alias]) -> tuple[str, ...]:
+    """The model_ids of a source's champion and of those before, the latest first, each once; of its whole history."""
     return tuple(dict.fromkeys(record.model_id for record in reversed(records) if record.model_id))
 
 
@@ -102,8 +107,12 @@ def name_first(store: Store, layout: Layout, source: str, *, model_id: str, sha2
 def challenger_of(store: Store, layout: Layout, source: str) -> Alias | None:
     """The challenger of a source, or None. One that has become champion is none any more."""
     found = current(store, layout, source, "challenger")
-    champion = current(store, layout, source, "champion")
-    return None if found and champion and found.model_id == champion.model_id else found
+    return unless_champion(found, current(store, layout, source, "champion"))
+
+
+def unless_champion(challenger: Alias | None, champion: Alias | None) -> Alias | None:
+    """The challenger, but None if it has become champion."""
+    return None if challenger and champion and challenger.model_id == champion.model_id else challenger
 
 
 def one_before(records: Sequence[Alias]) -> Alias | None:

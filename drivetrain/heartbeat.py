@@ -76,8 +76,11 @@ def beating(run: Run, done: int) -> Iterator[Heartbeat]:
     heart.end("committed")
 
 
-def wait_for_another(run: Run) -> None:
-    """Wait while another driver works on this run: until it committed, ended or fell silent."""
+def wait_for_another(run: Run) -> bool:
+    """Wait while another driver works on this run: until it committed, ended or fell silent.
+
+    Returns whether any driver ever worked on it.
+    """
     last, moved, told = None, time.monotonic(), False
     while (status := from_json(run.store, run.paths.status)) and alive(status):
         if (status["at"], status["images_done"]) != last:
@@ -93,6 +96,7 @@ def wait_for_another(run: Run) -> None:
         time.sleep(LOOK_EVERY_SECONDS)
     if told and not run.committed():
         say("It did not finish; going on from where it was.")
+    return status is not None
 
 
 def alive(status: dict[str, Any]) -> bool:

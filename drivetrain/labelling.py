@@ -35,7 +35,7 @@ from drivetrain.labels import keep_drawn, keep_labels, people_labels
 from drivetrain.layout import Layout
 from drivetrain.manifest import find_plan, manifest_images
 from drivetrain.nights import latest_record
-from drivetrain.planruns import committed_runs, counting_run
+from drivetrain.planruns import committed_runs, counting_run, known_of
 from drivetrain.realised import draw, rows_of
 from drivetrain.reference import tail_of
 from drivetrain.review import chosen_as, predicted_of
@@ -311,11 +311,11 @@ def _runs_of(
     The others are the newest of each further learner: one of them may be promoted, and then counts with these labels.
     """
     plans = sorted({plan for uri in uris for plan in found.plans[uri]})
-    names = store.names(layout.runs)
+    known = known_of(store, layout, source)
     runs: dict[PlanName, tuple[Run | None, list[Run]]] = {}
     for plan in plans:
-        counting = counting_run(store, layout, source, *plan, among=names)
-        newest = {run.record.model_id: run for run in committed_runs(store, layout, source, *plan, among=names)}
+        counting = counting_run(store, layout, source, *plan, known)
+        newest = {run.record.model_id: run for run in committed_runs(store, layout, source, *plan, known.runs)}
         mine = counting.record.model_id if counting else None
         runs[plan] = counting, [run for model_id, run in newest.items() if model_id != mine]
     return runs

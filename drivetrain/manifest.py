@@ -189,8 +189,8 @@ def freeze(
     shards = write_manifest(store, folder, images)
     now = datetime.now(UTC).isoformat(timespec="seconds")
     plan = Plan(source, kind, name, prefix, digest, len(images), images.bytes, shards, late, skipped, now)
-    paths = plan.paths(layout)
-    store.create(paths.plan, to_json(asdict(plan)))
+    if store.create(plan.paths(layout).plan, to_json(asdict(plan))):
+        return plan
     found = find_plan(store, layout, source, kind, name)
     assert found is not None
     return found
@@ -276,5 +276,6 @@ def copy_manifest(store: Store, source: str, target: str) -> None:
 
     What is there already was copied by an earlier command; each file is created in one piece.
     """
-    missing = sorted(set(store.names(source)) - set(store.names(target)))
+    frozen, there = several_at_once(store.names, (source, target))
+    missing = sorted(set(frozen) - set(there))
     several_at_once(lambda name: store.create(f"{target}/{name}", store.read(f"{source}/{name}")), missing)

@@ -13,12 +13,12 @@ from typing import Any
 
 import pyarrow as pa
 
-from drivetrain.aliases import challenger_of, current
+from drivetrain.aliases import Alias, Name, champions, history, latest, unless_champion
 from drivetrain.errors import RunError
 from drivetrain.images import merged, uris, without
 from drivetrain.layout import Layout
 from drivetrain.manifest import find_plan, manifest_images
-from drivetrain.planruns import counting_run, is_reference_name, is_scope_name, scope_run
+from drivetrain.planruns import Known, counting_run, is_reference_name, is_scope_name, scope_run
 from drivetrain.run import Run
 from drivetrain.schema import row_schema
 from drivetrain.several import in_turn, several_at_once
@@ -26,6 +26,8 @@ from drivetrain.store import Store
 
 # Those of any learner, whatever the length of its embeddings.
 CURRENT = row_schema(0).append(pa.field("night", pa.string()))
+# All records of the champion, and of the challenger.
+_Stand = tuple[tuple[Alias, ...], tuple[Alias, ...]]
 
 
 @dataclass(frozen=True)
@@ -75,37 +77,40 @@ def members_of(store: Store, layout: Layout, source: str, before: Members) -> Me
     again.
     """
     while True:
-        stand = _aliases(store, layout, source)
-        found = _members_of(store, layout, source, before)
-        if stand == _aliases(store, layout, source):
+        stand = _stand(store, layout, source)
+        found = _members_of(store, layout, source, before, stand)
+        if stand == _stand(store, layout, source):
             return found
 
 
-def _aliases(store: Store, layout: Layout, source: str) -> Any:
-    return current(store, layout, source, "champion"), current(store, layout, source, "challenger")
+def _stand(store: Store, layout: Layout, source: str) -> _Stand:
+    aliases: tuple[Name, ...] = ("champion", "challenger")
+    champion, challenger = several_at_once(partial(history, store, layout, source), aliases)
+    return champion, challenger
 
 
-def _members_of(store: Store, layout: Layout, source: str, before: Members) -> Members:
-    among = store.names(layout.runs)
-    nights, plans = store.names(layout.nights(source)), store.names(layout.plans(source, "plan"))
+def _members_of(store: Store, layout: Layout, source: str, before: Members, stand: _Stand) -> Members:
+    folders = layout.runs, layout.nights(source), layout.plans(source, "plan")
+    runs_there, nights, plans = several_at_once(store.names, folders)
+    known = Known(runs_there, champions(stand[0]))
+    challenger = unless_champion(latest(stand[1]), latest(stand[0]))
     streams = [name for name in plans if not is_scope_name(name) and not is_reference_name(name)]
     named = [("night", name) for name in nights] + [("plan", name) for name in streams]
-    challenger = challenger_of(store, layout, source)
 
     def of(plan: tuple[str, str]) -> list[Member]:
-        run = counting_run(store, layout, source, *plan, among)
+        run = counting_run(store, layout, source, *plan, known)
         frozen = find_plan(store, layout, source, *plan) if run else None
         if run is None or frozen is None:
             return []
         apart = challenger if plan[0] == "night" or plan[1] not in nights else None
-        over = scope_run(store, layout, source, plan[1], apart, among) if apart else None
+        over = scope_run(store, layout, source, plan[1], apart, runs_there) if apart else None
         runs = [(run, False), (over, True)] if over else [(run, False)]
-        return [_member(store, "/".join(plan), each, scoped, frozen.created, before) for each, scoped in runs]
+        return [_member("/".join(plan), each, scoped, frozen.created, before) for each, scoped in runs]
 
     return {member.key: member for found in several_at_once(of, named) for member in found}
 
 
-def _member(store: Store, plan: str, run: Run, scoped: bool, created: str, before: Members) -> Member:
+def _member(plan: str, run: Run, scoped: bool, created: str, before: Members) -> Member:
     record = run.record
     night = plan.split("/", 1)[1]
     unread = Member(plan, night, scoped, record.run_id, record.manifest, record.images, created, "", "")
@@ -113,16 +118,14 @@ def _member(store: Store, plan: str, run: Run, scoped: bool, created: str, befor
     if known and known.manifest == record.manifest:
         ends = known.first, known.last
     else:
-        ends = _ends(store, run.paths.manifest) if record.images else ("", "")
+        ends = _ends(run) if record.images else ("", "")
     return Member(**{**asdict(unread), "first": ends[0], "last": ends[1]})
 
 
-def _ends(store: Store, manifest: str) -> tuple[str, str]:
+def _ends(run: Run) -> tuple[str, str]:
     """The first and the last uri of a manifest that has some."""
-    names = [name for name in store.names(manifest) if name.endswith(".parquet")]
-    first, last = names[0], names[-1]
-    found = {name: store.read_table(f"{manifest}/{name}", ["uri"])["uri"] for name in {first, last}}
-    return found[first][0].as_py(), found[last][-1].as_py()
+    first, last = several_at_once(run.shard, (0, run.record.shards - 1))
+    return first["uri"][0].as_py(), last["uri"][-1].as_py()
 
 
 def stale_plans(store: Store, layout: Layout, before: Members, now: Members) -> set[str]:
@@ -185,4 +188,6 @@ def _parts(run: Run, night: str) -> Iterator[pa.RecordBatch]:
 
 
 def _part(run: Run, name: str) -> pa.Table:
-    return run.store.read_table(f"{run.paths.parts}/{name}", row_schema(0).names).replace_schema_metadata(None)
+    # In one request: nearly all columns are wanted.
+    rows = run.store.read_table(f"{run.paths.parts}/{name}").select(row_schema(0).names)
+    return rows.replace_schema_metadata(None)

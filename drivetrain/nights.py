@@ -13,7 +13,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from drivetrain.aliases import Alias, challenger_of, champions, current
+from drivetrain.aliases import Alias, challenger_of, current
 from drivetrain.config import Config
 from drivetrain.console import say
 from drivetrain.errors import SettingError
@@ -22,7 +22,7 @@ from drivetrain.heartbeat import OLD, age
 from drivetrain.images import Images, merged, without
 from drivetrain.layout import USUAL_VIEW, Layout, PlanPaths, RecordPaths
 from drivetrain.manifest import Plan, check_prefix, find_plan, freeze, list_images, manifest_images
-from drivetrain.planruns import counting_run
+from drivetrain.planruns import Known, counting_run, known_of
 from drivetrain.root import from_json, open_root
 from drivetrain.run import Run
 from drivetrain.store import Store
@@ -251,12 +251,12 @@ def _nights_of(store: Store, layout: Layout, source: str) -> Iterable[Night]:
     names = [name for name in store.names(layout.nights(source)) if _day(name) != date.min]
     if not names:
         return
-    champion, runs = current(store, layout, source, "champion"), store.names(layout.runs)
+    champion, known = current(store, layout, source, "champion"), known_of(store, layout, source)
     last = max(_day(names[-1]), datetime.now(UTC).date() - timedelta(days=1))
     day = _day(names[0])
     while day <= last:
         yield (
-            _night(store, layout, source, day.isoformat(), champion, runs)
+            _night(store, layout, source, day.isoformat(), champion, known)
             if day.isoformat() in names
             else _undone(layout, source, day.isoformat(), "missing")
         )
@@ -270,7 +270,7 @@ def _undone(layout: Layout, source: str, name: str, state: str, plan: Plan | Non
     return Night(source, name, state, "", plan.images if plan else 0, 0, command, "", command=command)
 
 
-def _night(store: Store, layout: Layout, source: str, name: str, champion: Alias | None, runs: Sequence[str]) -> Night:
+def _night(store: Store, layout: Layout, source: str, name: str, champion: Alias | None, known: Known) -> Night:
     done = [
         (found["made"], model_id, record, found)
         for model_id, record in records(store, layout, source, "night", name)
@@ -278,9 +278,9 @@ def _night(store: Store, layout: Layout, source: str, name: str, champion: Alias
     ]
     if not done:
         plan = find_plan(store, layout, source, "night", name)
-        return _undone(layout, source, name, _state(store, layout, source, name, runs), plan)
+        return _undone(layout, source, name, _state(store, layout, source, name, known.runs), plan)
     best = champion.model_id if champion else None
-    places = {each: -place for place, each in enumerate(champions(store, layout, source))}
+    places = {each: -place for place, each in enumerate(known.champions)}
     # A judgement stands until another replaces it: a learner without a reference has none. Then the champion's counts,
     # and the one before's: the same learner's as the rows that readers get (`planruns`).
     _, model_id, record, found = max(
@@ -292,7 +292,7 @@ def _night(store: Store, layout: Layout, source: str, name: str, champion: Alias
             record_number(each[2]),
         ),
     )
-    stale = _stale(store, layout, source, name, champion, runs) if champion and model_id != best else ""
+    stale = _stale(store, layout, source, name, champion, known) if champion and model_id != best else ""
     numbers = found["numbers"]
     return Night(
         source,
@@ -314,9 +314,9 @@ def _night(store: Store, layout: Layout, source: str, name: str, champion: Alias
     )
 
 
-def _stale(store: Store, layout: Layout, source: str, name: str, champion: Alias, runs: Sequence[str]) -> str:
+def _stale(store: Store, layout: Layout, source: str, name: str, champion: Alias, known: Known) -> str:
     """What to type for a night of which no run is the champion's; nothing if one is."""
-    run = counting_run(store, layout, source, "night", name, runs)
+    run = counting_run(store, layout, source, "night", name, known)
     if run is None or run.record.model_id == champion.model_id:
         return ""
     learner, root = shlex.quote(layout.export(str(champion.model_id))), shlex.quote(layout.root)

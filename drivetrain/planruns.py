@@ -5,12 +5,26 @@ Knows plans, runs, the champion and the challenger. Does not know what rows say.
 
 import hashlib
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 
-from drivetrain.aliases import Alias, champions
+from drivetrain.aliases import Alias, champions, history
 from drivetrain.layout import Layout
 from drivetrain.run import Run
 from drivetrain.store import Store
+
+
+@dataclass(frozen=True)
+class Known:
+    """What each plan of a source asks for: the names of all runs, and the learners that were champion, latest first."""
+
+    runs: Sequence[str]
+    champions: Sequence[str]
+
+
+def known_of(store: Store, layout: Layout, source: str) -> Known:
+    """What is known now, for callers that ask for many plans."""
+    return Known(store.names(layout.runs), champions(history(store, layout, source, "champion")))
 
 
 def committed_runs(
@@ -37,7 +51,7 @@ def counting_run(
     source: str,
     kind: str,
     name: str,
-    among: Iterable[str] | None = None,
+    known: Known | None = None,
     *,
     but: str | None = None,
 ) -> Run | None:
@@ -48,9 +62,11 @@ def counting_run(
 
     ``but``: a model_id whose runs are left out, for who asks what it is to be compared with.
     """
-    runs = [run for run in committed_runs(store, layout, source, kind, name, among) if run.record.model_id != but]
+    known = known or known_of(store, layout, source)
+    found = committed_runs(store, layout, source, kind, name, known.runs)
+    runs = [run for run in found if run.record.model_id != but]
     newest = {run.record.model_id: run for run in runs}
-    of_champions = (newest[each] for each in champions(store, layout, source) if each in newest)
+    of_champions = (newest[each] for each in known.champions if each in newest)
     return next(of_champions, runs[-1] if runs else None)
 
 

@@ -7,7 +7,7 @@ any other. Where the new learner's body is the old one's, stored embeddings go t
 
 import json
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import date
 from functools import cached_property
@@ -26,7 +26,7 @@ from drivetrain.judge import judge_run, result_of_record
 from drivetrain.layout import Layout
 from drivetrain.manifest import Plan, find_plan
 from drivetrain.nights import latest_record
-from drivetrain.planruns import committed_runs, counting_run, is_reference_name, is_scope_name
+from drivetrain.planruns import committed_runs, counting_run, is_reference_name, is_scope_name, known_of
 from drivetrain.reference import Reference, comparable, find_reference, reference_under, register, relabelled
 from drivetrain.root import open_root
 from drivetrain.run import Run
@@ -123,13 +123,13 @@ def rescore_nights(config: Config) -> dict[str, Any]:
     config.need("root", "learner")
     store, layout = open_root(config, existing=True, dry_runs=True)
     source = config.the_source()
-    names = store.names(layout.runs)
-    chosen = dict(_scored_plans(store, layout, source, config, names))
+    there = known_of(store, layout, source)
+    chosen = dict(_scored_plans(store, layout, source, config, there.runs))
     if not chosen:
         raise SettingError(_no_such_nights(store, layout, source, config))
     work = _admitted(store, layout, config)
     # What they are held against: the run that counts, and never the new learner's own if there is another.
-    others = {plan: counting_run(store, layout, source, *plan, names, but=work.info.model_id) for plan in chosen}
+    others = {plan: counting_run(store, layout, source, *plan, there, but=work.info.model_id) for plan in chosen}
     pairs = {plan: others[plan] or runs[-1] for plan, runs in chosen.items()}
     known = {plan: _known(work, runs) for plan, runs in chosen.items()}
     if config.dry_run:
@@ -178,7 +178,7 @@ def _admitted(store: Store, layout: Layout, config: Config) -> _Retrained:
 
 
 def _scored_plans(
-    store: Store, layout: Layout, source: str, config: Config, names: list[str]
+    store: Store, layout: Layout, source: str, config: Config, names: Sequence[str]
 ) -> Iterator[tuple[PlanName, list[Run]]]:
     """The nights of the range that any learner has scored, oldest first, with their runs; the others are named.
 

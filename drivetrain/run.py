@@ -116,8 +116,8 @@ class Run:
         """Start a run, or find the one that has been started before."""
         paths = layout.run(record.run_id)
         copy_manifest(store, manifest_folder, paths.manifest)
-        store.create(paths.record, to_json(asdict(record)))
-        return cls.find(store, layout, record.run_id)
+        begun = store.create(paths.record, to_json(asdict(record)))
+        return cls(store, layout, record) if begun else cls.find(store, layout, record.run_id)
 
     @classmethod
     def find(cls, store: Store, layout: Layout, run_id: str) -> "Run":
@@ -200,13 +200,15 @@ class Run:
 
     def committed(self) -> Commit | None:
         """The closing record, or None while the run is not done."""
-        found = from_json(self.store, self.paths.commit)
+        found = self._closing()
         return Commit(**found) if found and "removed" not in found else None
 
     def removed(self) -> str | None:
         """When drivetrain gc removed the run, or None."""
-        found = from_json(self.store, self.paths.commit) or {}
-        return found.get("removed")
+        return (self._closing() or {}).get("removed")
+
+    def _closing(self) -> dict[str, Any] | None:
+        return from_json(self.store, self.paths.commit)
 
     def remove(self) -> bool:
         """Claim the run for removal; False if it is committed. Nothing commits it from then on."""
@@ -214,18 +216,20 @@ class Run:
         self.store.create(self.paths.commit, to_json({"removed": now, "by": "drivetrain gc"}))
         return self.removed() is not None
 
-    def refuse_removed(self) -> None:
-        """Raises RunError when drivetrain gc removed the run."""
-        if when := self.removed():
+    def settled(self) -> Commit | None:
+        """As `committed`, and raises RunError when drivetrain gc removed the run."""
+        found = self._closing()
+        if found and "removed" in found:
             raise RunError(
-                f"Run {self.record.run_id} was removed by drivetrain gc on {when}. Score its images under another "
-                "--name, or give a night another --source."
+                f"Run {self.record.run_id} was removed by drivetrain gc on {found['removed']}. Score its images under "
+                "another --name, or give a night another --source."
             )
+        return Commit(**found) if found else None
 
     def commit(self, counts: dict[int, PartCounts], max_failed: float, seconds: float, scored: int) -> Commit:
         """Close the run. ``counts`` are the parts known already; the footers of the others are read.
 
-        Raises RunError when parts are missing or the rows do not add up to the manifest.
+        Raises RunError when parts are missing, the rows do not add up to the manifest, or gc removed the run.
         """
         if missing := self.missing():
             raise RunError(f"{len(missing)} of {self.record.shards} parts are missing; run the same command to go on.")
@@ -254,9 +258,9 @@ class Run:
             flags=dict(flags),
             unverified=sum(each.unverified for each in of_shard.values()),
         )
-        self.store.create(self.paths.commit, to_json(asdict(record)))
-        self.refuse_removed()
-        closed = self.committed()
+        if self.store.create(self.paths.commit, to_json(asdict(record))):
+            return record
+        closed = self.settled()
         assert closed is not None
         return closed
 

@@ -207,17 +207,16 @@ def finish_run(run: Run, config: Config) -> Commit:
     Raises RunError when a shard keeps ending its actor, what is finished by then is kept; and when drivetrain gc
     removed the run.
     """
-    if closed := run.committed():
+    if closed := run.settled():
         return closed
-    wait_for_another(run)
-    if closed := run.committed():
+    # Another driver may have closed it meanwhile, or gc.
+    if wait_for_another(run) and (closed := run.settled()):
         return closed
-    run.refuse_removed()
     try:
         return _finish(run, config)
     except (DrivetrainError, OSError):
         with suppress(OSError, StoreError):
-            run.refuse_removed()
+            run.settled()
         raise
 
 

@@ -290,15 +290,12 @@ class _Added:
 
         name, rows = f"part-{uuid.uuid4().hex}.parquet", Counter[str]()
         footers: list[pq.FileMetaData] = []
-        with (
-            self._store.writing(f"{self._uri}/{name}") as sink,
-            pq.ParquetWriter(
-                sink, CURRENT, compression="zstd", use_dictionary=_OFTEN, metadata_collector=footers
-            ) as writer,
-        ):
-            for group in _row_groups(pieces, rows):
-                writer.write_table(group, row_group_size=len(group))
-        size = self._store.about(f"{self._uri}/{name}").size
+        how: dict[str, Any] = {"compression": "zstd", "use_dictionary": _OFTEN, "metadata_collector": footers}
+        with self._store.writing(f"{self._uri}/{name}") as sink:
+            with pq.ParquetWriter(sink, CURRENT, **how) as writer:
+                for group in _row_groups(pieces, rows):
+                    writer.write_table(group, row_group_size=len(group))
+            size = sink.tell()
         self.files[name] = dict(rows)
         self.actions.append(AddAction(name, size, {}, _milliseconds(), True, _bounds(footers[0])))
 

@@ -346,7 +346,7 @@ def test_a_reader_at_each_step_of_a_switch_sees_all_of_it_or_none(
     watched(table._Added, "_write_file")
     watched(table.pq.ParquetWriter, "write_table")
     watched(table.pq.ParquetWriter, "close")
-    watched(Store, "about")
+    watched(table, "_bounds")
     watched(table, "_commit")
     refresh_table(world.store, world.layout, "shop")
     monkeypatch.undo()
