@@ -11,7 +11,7 @@ from collections import deque
 from collections.abc import Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from threading import Condition
 from typing import TYPE_CHECKING, Any
 
@@ -59,11 +59,15 @@ Arriving = tuple[dict[str, Any], "Future[Fetched]"]
 
 @dataclass(frozen=True)
 class _Ordered:
-    """The rows of a shard that are there already, and its batches, the first of which is on its way."""
+    """The rows of a shard that are there already, and its batches, the first of which is on its way.
+
+    ``ready``: the first images of all, as far as they are prepared already.
+    """
 
     kept: list[dict[str, Any]]
     batches: list[list[dict[str, Any]]]
     first: deque[Arriving]
+    ready: deque[Prepared] = field(default_factory=deque)
 
 
 class _Room:
@@ -124,6 +128,7 @@ class ShardScorer:
         self._batch_size = batch_size
         self._expected: tuple[int, Future[_Ordered]] | None = None
         self._readers, self._fetchers = ThreadPoolExecutor(1), ThreadPoolExecutor(FETCHERS)
+        self._writer = ThreadPoolExecutor(1)
         # An actor with one CPU decodes between two passes of the network; one with a GPU uses its share of the cores.
         self._decoders = ThreadPoolExecutor(cores_of_actor()) if gpu and self._learner.decodes_in_threads else None
 
@@ -192,11 +197,26 @@ class ShardScorer:
         expected, self._expected = self._expected, None
         ordered = expected[1].result() if expected and expected[0] == task else self._order_shard(task)
         rows = list(ordered.kept)
-        for batch in self._batches(self._arriving(ordered, upcoming)):
+        for batch in self._batches(self._prepared(ordered, upcoming)):
             rows.extend(self._score(batch))
             # Else its pixels would stay while those of the next one are decoded.
             batch.clear()
-        return self._save(task, rows)
+        saving = self._writer.submit(self._save, task, rows)
+        self._prepare_while(saving)
+        return saving.result()
+
+    def _prepare_while(self, saving: "Future[PartCounts]") -> None:
+        """Prepare first images of the next shard while a part is on its way: a bucket answers late."""
+        expected = self._expected and self._expected[1]
+        if expected is None or not expected.done() or expected.exception():
+            return
+        ordered, pixels = expected.result(), 0
+        for image, fetched in ordered.first:
+            # An exception is an outage, which the shard meets in its own turn.
+            if saving.done() or pixels >= PIXEL_BYTES or not fetched.done() or fetched.exception():
+                return
+            ordered.ready.append(self._prepare(image, fetched))
+            pixels += _size(ordered.ready[-1])
 
     def _order_shard(self, shard: int) -> _Ordered:
         """Read a shard's manifest, cut it into batches, and begin to fetch the first."""
@@ -222,11 +242,11 @@ class ShardScorer:
             while current:
                 yield current.popleft()
 
-    def _batches(self, arriving: Iterator[Arriving]) -> Iterator[list[Prepared]]:
+    def _batches(self, each_prepared: Iterator[Prepared]) -> Iterator[list[Prepared]]:
         """Prepared images, as many as a batch holds, or fewer that have PIXEL_BYTES. Who takes them lets them go."""
         batch: list[Prepared] = []
         size = 0
-        for prepared in self._prepared(arriving):
+        for prepared in each_prepared:
             batch.append(prepared)
             size += _size(prepared)
             del prepared
@@ -236,15 +256,17 @@ class ShardScorer:
         if batch:
             yield batch
 
-    def _prepared(self, arriving: Iterator[Arriving]) -> Iterator[Prepared]:
+    def _prepared(self, ordered: _Ordered, upcoming: int | None) -> Iterator[Prepared]:
         """Prepared images in turn; with a GPU a batch of them is decoded ahead, as far as there is room."""
+        arriving, ready = self._arriving(ordered, upcoming), ordered.ready
         if self._decoders is None:
-            yield from (self._prepare(*each) for each in arriving)
+            yield from (ready.popleft() if ready else self._prepare(*each) for each in arriving)
             return
         room, ahead = _Room(), deque[Future[Prepared]]()
         try:
             for turn, (image, got) in enumerate(arriving):
-                ahead.append(self._decoders.submit(room.fill, turn, self._prepare, image, got))
+                how = (_itself, ready.popleft()) if ready else (self._prepare, image, got)
+                ahead.append(self._decoders.submit(room.fill, turn, *how))
                 if len(ahead) > self._batch_size:
                     yield room.take(ahead.popleft())
             while ahead:
@@ -290,6 +312,10 @@ class ShardScorer:
             "model_id": self._run.record.model_id,
             "run_id": self._run.record.run_id,
         }
+
+
+def _itself(prepared: Prepared) -> Prepared:
+    return prepared
 
 
 def _size(prepared: Prepared) -> int:

@@ -5,6 +5,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 import warnings
 from collections.abc import Iterator
@@ -116,6 +117,66 @@ def test_md5_is_verified_where_the_store_gives_one(s3: S3Server, exported: learn
 
 
 @pytest.mark.thorough
+def test_no_record_of_a_run_is_read_more_often_than_it_must(
+    s3: S3Server, exported: learners.Exported, digits: Path
+) -> None:
+    with faulty_proxy(s3.endpoint, lambda method, path, nth: None) as proxy:
+        storage = {"s3": {"endpoint_url": proxy.endpoint}}
+        place = Config(root=f"{s3.bucket()}/root", actors=0, storage=storage)
+        for name in ("first", "second"):
+            run_id = score_images(config_of(exported, place, images=str(digits), name=name))["run_id"]
+    read = {
+        path.rsplit("/", 1)[-1]: n for (method, path), n in proxy.asked.items() if run_id in path and method == "GET"
+    }
+    # By the command, before it begins, and for its result; by what writes the table, before its parts are read.
+    assert read["commit.json"] == 5
+    # By the actor, and by what writes the table.
+    assert read["run.json"] == 3
+
+
+def test_while_a_part_is_written_the_next_images_are_prepared(
+    exported: learners.Exported, digits: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def scored(name: str) -> pd.DataFrame:
+        config = config_of(exported, Config(root=str(tmp_path / name), actors=0), images=str(digits), batch_size=16)
+        return rows_of(config, score_images(config)["run_id"])
+
+    with monkeypatch.context() as patch:
+        patch.setattr(ShardScorer, "_prepare_while", lambda self, saving: None)
+        expected = scored("one after the other")
+    save, prepare, meanwhile = ShardScorer._save, ShardScorer._prepare, ShardScorer._prepare_while
+    writing, prepared = threading.Event(), threading.Event()
+
+    def slow_save(self: ShardScorer, shard: int, rows: Any) -> Any:
+        writing.set()
+        assert shard == 2 or prepared.wait(60), "no image of the next shard was prepared meanwhile"
+        writing.clear()
+        prepared.clear()
+        return save(self, shard, rows)
+
+    def watched_prepare(self: ShardScorer, image: Any, arriving: Any) -> Any:
+        found = prepare(self, image, arriving)
+        if writing.is_set():
+            prepared.set()
+        return found
+
+    def once_they_came(self: ShardScorer, saving: Any) -> None:
+        if self._expected is None:
+            return
+        for _, fetched in self._expected[1].result().first:
+            fetched.result()
+        assert writing.wait(60)
+        meanwhile(self, saving)
+
+    monkeypatch.setattr(ShardScorer, "_save", slow_save)
+    monkeypatch.setattr(ShardScorer, "_prepare", watched_prepare)
+    monkeypatch.setattr(ShardScorer, "_prepare_while", once_they_came)
+    found = scored("meanwhile")
+    changing = ["uri", "etag", "mtime"]
+    pd.testing.assert_frame_equal(found.drop(columns=changing), expected.drop(columns=changing))
+    assert found["uri"].tolist() == expected["uri"].tolist()
+
+
 def test_an_outage_stops_a_run_that_the_same_command_finishes(
     s3: S3Server, exported: learners.Exported, digits: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from datetime import date
@@ -356,6 +357,26 @@ def test_a_reader_at_each_step_of_a_switch_sees_all_of_it_or_none(
     print(
         f"a reader of the table at {len(looks)} moments of a switch: {looks.count('none')} saw none of it, the rest all"
     )
+
+
+def test_what_all_nights_ask_for_alike_is_asked_for_once(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    for day in range(2, 8):
+        world.night(f"2026-01-{day:02d}", range(10 * day, 10 * day + 5))
+    promote(world, NEW)
+    promote(world, OLD)
+    refresh(world)
+    listed: Counter[str] = Counter()
+    real = Store.names
+
+    def names(store: Store, folder: str) -> list[str]:
+        listed[folder] += 1
+        return real(store, folder)
+
+    monkeypatch.setattr(Store, "names", names)
+    refresh_table(world.store, world.layout, "shop")
+    # Before the nights and after them.
+    assert listed[world.layout.aliases("shop", "champion")] == 2
+    assert listed[world.layout.runs] == 1
 
 
 def both_at_once(first: World, second: World, monkeypatch: pytest.MonkeyPatch) -> None:
