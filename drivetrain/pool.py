@@ -9,7 +9,8 @@ replaced and its task tried again, up to MAX_ATTEMPTS times; that a node was los
 device failed counts as dead.
 
 A task that ended its actor is done again step by step, and the actor says before each step which one it is: the step
-that ends two actors more is left out. So one image can't stop a run, and costs three actors, or four (`shard` looks ahead).
+that ends two actors more is left out. So one image can't stop a run, and costs three actors; four where `shard` looked
+ahead.
 """
 
 import re
