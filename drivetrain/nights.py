@@ -13,7 +13,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from drivetrain.aliases import Alias, challenger_of, current
+from drivetrain.aliases import Alias, challenger_of, champions, current, history, latest
 from drivetrain.config import Config
 from drivetrain.console import say
 from drivetrain.errors import SettingError
@@ -22,7 +22,7 @@ from drivetrain.heartbeat import OLD, age
 from drivetrain.images import Images, merged, without
 from drivetrain.layout import USUAL_VIEW, Layout, PlanPaths, RecordPaths
 from drivetrain.manifest import Plan, check_prefix, find_plan, freeze, list_images, manifest_images
-from drivetrain.planruns import Known, counting_run, known_of
+from drivetrain.planruns import Known, counting_run
 from drivetrain.root import from_json, open_root
 from drivetrain.run import Run
 from drivetrain.store import Store
@@ -251,7 +251,8 @@ def _nights_of(store: Store, layout: Layout, source: str) -> Iterable[Night]:
     names = [name for name in store.names(layout.nights(source)) if _day(name) != date.min]
     if not names:
         return
-    champion, known = current(store, layout, source, "champion"), known_of(store, layout, source)
+    named = history(store, layout, source, "champion")
+    champion, known = latest(named), Known(store.names(layout.runs), champions(named))
     last = max(_day(names[-1]), datetime.now(UTC).date() - timedelta(days=1))
     day = _day(names[0])
     while day <= last:

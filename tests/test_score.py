@@ -9,6 +9,7 @@ import threading
 import time
 import warnings
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -116,7 +117,6 @@ def test_md5_is_verified_where_the_store_gives_one(s3: S3Server, exported: learn
     assert rows_of(config, score_images(config)["run_id"])["verified"].all()
 
 
-@pytest.mark.thorough
 def test_no_record_of_a_run_is_read_more_often_than_it_must(
     s3: S3Server, exported: learners.Exported, digits: Path
 ) -> None:
@@ -134,9 +134,20 @@ def test_no_record_of_a_run_is_read_more_often_than_it_must(
     assert read["run.json"] == 3
 
 
+@pytest.mark.parametrize("gpu", [False, True])
 def test_while_a_part_is_written_the_next_images_are_prepared(
-    exported: learners.Exported, digits: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    exported: learners.Exported, digits: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, gpu: bool
 ) -> None:
+    """As actors on CPUs do it, and as those with a GPU, which decode in threads."""
+
+    def scorer(*about: Any, **how: Any) -> ShardScorer:
+        made = ShardScorer(*about, **how)
+        assert made._learner.decodes_in_threads
+        made._decoders = ThreadPoolExecutor(2) if gpu else None
+        return made
+
+    monkeypatch.setattr("drivetrain.score._scorer", scorer)
+
     def scored(name: str) -> pd.DataFrame:
         config = config_of(exported, Config(root=str(tmp_path / name), actors=0), images=str(digits), batch_size=16)
         return rows_of(config, score_images(config)["run_id"])
@@ -177,6 +188,7 @@ def test_while_a_part_is_written_the_next_images_are_prepared(
     assert found["uri"].tolist() == expected["uri"].tolist()
 
 
+@pytest.mark.thorough
 def test_an_outage_stops_a_run_that_the_same_command_finishes(
     s3: S3Server, exported: learners.Exported, digits: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
