@@ -141,21 +141,41 @@ def _make_int8(store: Store, layout: Layout, config: Config, info: LearnerInfo, 
 
 
 def read_network(store: Store, layout: Layout, model_id: str, embedding: str) -> bytes:
-    """The stored learner that actors on CPUs open. Raises StoreError if it is not what was made."""
+    """The stored learner that actors on CPUs open. Raises StoreError if it is not what was made, or not there."""
+    data = network_if_stored(store, layout, model_id, embedding)
+    if data is None:
+        raise _gone(layout.network(model_id, embedding))
+    return data
+
+
+def network_if_stored(store: Store, layout: Layout, model_id: str, embedding: str) -> bytes | None:
+    """As `read_network`, and None in a root from before networks were stored."""
     return _read(store, layout.network(model_id, embedding), lambda sha256: layout.stored_network(model_id, sha256))
 
 
 def read_int8(store: Store, layout: Layout, model_id: str, embedding: str) -> bytes:
     """The network in int8 that a learner's runs are computed with. Raises StoreError if it is not what was made."""
-    return _read(store, layout.int8(model_id, embedding), lambda sha256: layout.int8_network(model_id, sha256))
+    record = layout.int8(model_id, embedding)
+    data = _read(store, record, lambda sha256: layout.int8_network(model_id, sha256))
+    if data is None:
+        raise _gone(record)
+    return data
 
 
-def _read(store: Store, record: str, where: Callable[[str], str]) -> bytes:
+def _gone(record: str) -> StoreError:
+    return StoreError(f"The run is computed with what {record} names, which is gone. " + _AFRESH)
+
+
+def _read(store: Store, record: str, where: Callable[[str], str]) -> bytes | None:
+    """What a record names, None if there is no record."""
+    named = from_json(store, record)
+    if named is None:
+        return None
+    sha256 = named["sha256"]
     try:
-        sha256 = (from_json(store, record) or {})["sha256"]
-        data = store.read(where(sha256))
-    except (KeyError, FileNotFoundError) as error:
-        raise StoreError(f"The run is computed with what {record} names, which is gone. " + _AFRESH) from error
+        data = store.fetch(where(sha256))[0]
+    except FileNotFoundError as error:
+        raise _gone(record) from error
     if hashlib.sha256(data).hexdigest() != sha256:
         raise StoreError(f"The run is computed with what {record} names, which is damaged. " + _AFRESH)
     return data

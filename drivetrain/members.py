@@ -12,6 +12,7 @@ from functools import partial
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 
 from drivetrain.aliases import Alias, Name, champions, history, latest, unless_champion
 from drivetrain.errors import RunError
@@ -189,5 +190,6 @@ def _parts(run: Run, night: str) -> Iterator[pa.RecordBatch]:
 
 def _part(run: Run, name: str) -> pa.Table:
     # In one request: nearly all columns are wanted.
-    rows = run.store.read_table(f"{run.paths.parts}/{name}").select(row_schema(0).names)
+    data, _ = run.store.fetch(f"{run.paths.parts}/{name}")
+    rows = pq.read_table(pa.BufferReader(data), columns=row_schema(0).names)
     return rows.replace_schema_metadata(None)

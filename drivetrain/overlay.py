@@ -44,6 +44,10 @@ class Overlay(Store):
         """All bytes of an object, written here or real. Raises as `Store.read` does."""
         return self._written[uri] if uri in self._written else super().read(uri)
 
+    def fetch(self, uri: str) -> tuple[bytes, str | None]:
+        """All bytes of an object, written here or real. Raises as `Store.fetch` does."""
+        return (self._written[uri], None) if uri in self._written else super().fetch(uri)
+
     def exists(self, uri: str) -> bool:
         """Whether there is such an object, written here or real."""
         return uri in self._written or super().exists(uri)

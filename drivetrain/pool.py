@@ -9,8 +9,8 @@ replaced and its task tried again, up to MAX_ATTEMPTS times; that a node was los
 device failed counts as dead.
 
 A task that ended its actor is done again step by step, and the actor says before each step which one it is: the step
-that ends two actors more is left out. So one image can't stop a run, and costs three actors; four where `shard` looked
-ahead.
+that ends two actors more is left out. So one image can't stop a run, and costs three actors. What an actor looked at
+ahead may be what ended it, so the task after it is done step by step too, and nobody looks ahead at such a task.
 """
 
 import re
@@ -89,12 +89,13 @@ class _Trouble:
     fatal: frozenset[int] = frozenset()
     unexplained: int = 0
     lost: int = 0
+    looked_at: bool = False
     _done_then: int = 0
 
     @property
     def by_steps(self) -> bool:
-        """Whether it is to be done step by step, since it ended an actor."""
-        return bool(self.fatal or self.unexplained)
+        """Whether it is to be done step by step, since it ended an actor, or an actor ended that looked at it ahead."""
+        return bool(self.fatal or self.unexplained or self.looked_at)
 
     def died(self) -> None:
         """An actor died at the step ``at``, None if at no known one."""
@@ -165,11 +166,12 @@ def run_tasks(
 
 @dataclass(eq=False)
 class _Member:
-    """An actor, its node once it runs there, and the task that it has in hand then."""
+    """An actor, its node once it runs there, the task that it has in hand then, and the one that it looks at ahead."""
 
     actor: Any
     node: str | None = None
     task: int | None = None
+    upcoming: int | None = None
 
 
 class _Pool(Generic[Result]):
@@ -245,13 +247,19 @@ class _Pool(Generic[Result]):
         if not (given := self._queue.take(member)):
             return
         member.task, upcoming = given
-        trouble = self._troubles.get(member.task)
-        if trouble and trouble.by_steps:
+        by_steps = self._by_steps(member.task)
+        member.upcoming = None if by_steps or (upcoming is not None and self._by_steps(upcoming)) else upcoming
+        if by_steps:
+            trouble = self._troubles[member.task]
             # The actor waits before a step until the driver knows which one it is.
             steps = member.actor.steps.options(num_returns="streaming", _generator_backpressure_num_objects=1)
             self._awaited[steps.remote(member.task, trouble.suspect, trouble.fatal)] = member
         else:
-            self._awaited[member.actor.run.remote(member.task, upcoming)] = member
+            self._awaited[member.actor.run.remote(member.task, member.upcoming)] = member
+
+    def _by_steps(self, task: int) -> bool:
+        trouble = self._troubles.get(task)
+        return trouble is not None and trouble.by_steps
 
     def _bury(self, member: _Member, error: BaseException) -> None:
         """Take back what a dead actor had in hand. Raises RunError when another one would die as well."""
@@ -265,10 +273,17 @@ class _Pool(Generic[Result]):
             self._died_at_start += 1
         if getattr(error, "actor_init_failed", False) or self._died_at_start >= MAX_ATTEMPTS:
             raise RunError(f"No actor can start: {lines[-1]}\nIs drivetrain installed on every node of the cluster?")
-        if member.task is not None:
-            self._queue.waiting.append(member.task)
-            trouble = self._troubles.setdefault(member.task, _Trouble())
-            _lose(member.task, trouble, self._done) if lost else _die(member.task, trouble, lines[0])
+        if member.task is None:
+            return
+        self._queue.waiting.append(member.task)
+        trouble = self._troubles.setdefault(member.task, _Trouble())
+        if lost:
+            _lose(member.task, trouble, self._done)
+            return
+        # Nothing is computed ahead, so that a device fails by what was in hand.
+        if member.upcoming is not None and not isinstance(error, DeviceError):
+            self._troubles.setdefault(member.upcoming, _Trouble()).looked_at = True
+        _die(member.task, trouble, lines[0])
 
 
 def _received(asked: Any) -> tuple[int | None, Any]:

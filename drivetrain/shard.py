@@ -20,7 +20,7 @@ import pyarrow as pa
 
 from drivetrain.admit import known_learner
 from drivetrain.cluster import cores_of_actor
-from drivetrain.engine import read_int8, read_network
+from drivetrain.engine import network_if_stored, read_int8
 from drivetrain.errors import ImageError, LearnerError, StoreError
 from drivetrain.export import LearnerInfo
 from drivetrain.fetch import Fetched, Fetcher, Outage, most_bytes
@@ -347,8 +347,9 @@ def open_as(
         return open_learner(data, sha256, embedding, vouched=vouched, half=half, threads=threads, gpu=gpu)
     int8 = read_int8(store, layout, model_id, embedding) if engine == "int8" else None
     info = known_learner(store, layout, model_id, embedding)
-    if info is not None and store.exists(layout.network(model_id, embedding)):
-        learner = StoredLearner(read_network(store, layout, model_id, embedding), info, threads, int8)
+    network = network_if_stored(store, layout, model_id, embedding) if info is not None else None
+    if info is not None and network is not None:
+        learner = StoredLearner(network, info, threads, int8)
     else:
         # A root from before networks were stored.
         from drivetrain.learner import open_learner

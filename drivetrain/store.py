@@ -11,6 +11,7 @@ A conditional put whose reply was lost comes back as "exists already" on one's o
 the object is read back and compared.
 """
 
+import errno
 import mimetypes
 import os
 import uuid
@@ -124,11 +125,11 @@ class Store:
     def about(self, uri: str) -> ObjectInfo:
         """What the store says of an object now. Raises as `read` does."""
         fs, path = self._fs(uri)
-        with _os_errors():
+        with self._reasons(uri), _os_errors():
             return object_info(uri, path, fs.info(path))
 
     def peek(self, uri: str, most: int) -> bytes:
-        """The first bytes of an object. Raises as `read` does; unlike a HEAD, a refusal comes with its reason."""
+        """The first bytes of an object. Raises as `read` does."""
         fs, path = self._fs(uri)
         with _os_errors():
             data: bytes = fs.cat_file(path, start=0, end=most)
@@ -138,9 +139,19 @@ class Store:
         """Whether there is such an object."""
         fs, path = self._fs(uri)
         # Not fs.isfile: it takes every error for a no.
-        with suppress(FileNotFoundError, NotADirectoryError), _os_errors():
+        with suppress(FileNotFoundError, NotADirectoryError), self._reasons(uri), _os_errors():
             return is_object(fs, path)
         return False
+
+    @contextmanager
+    def _reasons(self, uri: str) -> Iterator[None]:
+        """Why S3 refuses a HEAD: that answer has no body to say so, as that of a GET has."""
+        try:
+            yield
+        except OSError as error:
+            if not self.is_local(uri) and (isinstance(error, PermissionError) or error.errno == errno.EINVAL):
+                self.peek(uri, 1)
+            raise
 
     def create(self, uri: str, data: bytes) -> bool:
         """Create the object unless it exists; True if it now holds exactly ``data``, whoever wrote it.
@@ -278,9 +289,11 @@ class Store:
 
     @contextmanager
     def open(self, uri: str) -> Iterator[IO[bytes]]:
-        """Open an object to read parts of it."""
+        """Open an object to read parts of it. Raises as `read` does."""
         fs, path = self._fs(uri)
-        with fs.open(path, "rb") as file:
+        with self._reasons(uri), _os_errors():
+            file = fs.open(path, "rb")
+        with file:
             yield file
 
     @contextmanager

@@ -17,6 +17,7 @@ from datetime import UTC, datetime
 from itertools import count
 from random import Random
 from threading import Condition, Lock
+from types import SimpleNamespace
 from typing import Any, Literal
 
 import fsspec
@@ -170,6 +171,11 @@ class ModelFileSystem(AbstractFileSystem):  # type: ignore[misc]
 
     def rm_file(self, path: str) -> None:
         self._call(lambda: self._world.objects.pop(path, None))
+
+    def connect(self) -> None:
+        """There is nobody to connect to, and no answer to read."""
+        no_events = SimpleNamespace(register=lambda *_, **__: None)
+        self.s3 = SimpleNamespace(meta=SimpleNamespace(events=no_events))
 
     def call_s3(self, method: str, **asked: Any) -> dict[str, Any]:
         """A HEAD, or a listing in one page; its bucket is always there."""

@@ -30,6 +30,7 @@ def test_what_is_written_is_read_back_and_the_disk_stays_as_it_was(real: Path) -
     store.replace(f"{real}/a/one.json", b"replaced")
     assert store.read(f"{real}/a/two.json") == b"two"
     assert store.read(f"{real}/a/one.json") == b"replaced"
+    assert [store.fetch(f"{real}/a/{name}.json")[0] for name in ("two", "one")] == [b"two", b"replaced"]
     assert store.exists(f"{real}/a/two.json") and not store.exists(f"{real}/a/three.json")
     with store.open(f"{real}/a/two.json") as file:
         assert file.read() == b"two"

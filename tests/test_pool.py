@@ -23,6 +23,7 @@ class Doubling:
     dies_at: tuple[tuple[int, int], ...] = ()
     unlucky_at: tuple[tuple[int, int], ...] = ()
     loses_its_device_on: int | None = None
+    looks_ahead: bool = False
 
     def __post_init__(self) -> None:
         self._broken = False
@@ -38,6 +39,9 @@ class Doubling:
         if task == self.refuses:
             raise LearnerError("this learner can't be served")
         if any(task == of for of, _ in self.dies_at + self.unlucky_at):
+            os._exit(1)
+        if self.looks_ahead and any(upcoming == of for of, _ in self.dies_at):
+            (self.folder / f"{upcoming}-ahead-{tried}").touch()
             os._exit(1)
         return 2 * task
 
@@ -124,14 +128,27 @@ def test_steps_that_end_their_actor_twice_are_left_out_and_no_others(
 ) -> None:
     """Step 4 of task 1 and the steps 0 and 9 of task 2 always end their actor; step 7 of task 3 was unlucky once."""
     make = partial(Doubling, tmp_path, dies_at=((1, 4), (2, 0), (2, 9)), unlucky_at=((3, 7),))
-    done = dict(pool.run_tasks(make, range(5), actors=2))
+    done = dict(pool.run_tasks(make, range(5), actors=1))
     assert done == {0: 0, 1: 2 - 1, 2: 4 - 2, 3: 6 - 0, 4: 8}
     tries = {fatal: len(list(tmp_path.glob(f"{fatal}.*"))) for fatal in ("1.4", "2.0", "2.9")}
-    # Once more before, with all the others of its task.
+    # Task 1 once more before, with all its steps. Task 2 came after it, so that it was done step by step at once.
     assert tries == dict.fromkeys(tries, 2)
     deaths = capsys.readouterr().err.count("An actor died")
-    assert deaths == (1 + 2) + (1 + 2 + 2) + (1 + 1)
-    print(f"3 fatal steps found by {deaths - 2} dead actors; each was tried 3 times")
+    assert deaths == (1 + 2) + (2 + 2) + (1 + 1)
+    print(f"3 fatal steps found by {deaths - 2} dead actors; each was tried 3 times at most")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("actors", [1, 2])
+def test_a_step_that_ends_who_looks_ahead_at_it_takes_no_more_actors_than_another(
+    ray: None, tmp_path: Path, capsys: pytest.CaptureFixture[str], actors: int
+) -> None:
+    """Whoever looks at task 4 ahead dies of its step 7."""
+    make = partial(Doubling, tmp_path, dies_at=((4, 7),), looks_ahead=True)
+    done = dict(pool.run_tasks(make, range(9), actors=actors))
+    assert done == {task: 2 * task - (task == 4) for task in range(9)}
+    tries = [*tmp_path.glob("4.7.*"), *tmp_path.glob("4-*")]
+    assert len(tries) == 3 == capsys.readouterr().err.count("An actor died"), tries
 
 
 @pytest.mark.slow
