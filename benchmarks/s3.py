@@ -3,8 +3,9 @@
     python benchmarks/s3.py --images FOLDER --copies 3 --delay 30 resnet18.pkl
 
 The server is SeaweedFS on this machine, behind a proxy that waits before it passes a request on; root and images lie in
-it. Both cost CPU that a real S3 would not, so what they used is told beside, and what the ratio is without it.
-drivetrain's learner is known. Each photo is scored under as many names as there are copies. The table goes to stdout
+it. Both cost CPU that a real S3 would not, on the cores that the actors need. So the photos are scored from disk a
+second time, with a process beside that is as busy as these two were: what S3 itself costs is the ratio to that.
+The learner is known. Each photo is scored under as many names as there are copies. The table goes to stdout
 and to s3.md beside this file.
 """
 
@@ -17,7 +18,9 @@ import secrets
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -31,8 +34,10 @@ sys.path.append(str(Path(__file__).parents[1] / "tests"))
 from servers import free_ports, s3_server
 
 ABOUT = """\
-"Without these" is S3 of disk with the CPU seconds of server and proxy, which take turns with the actors on the same
-cores, spread over these and taken off: they would be spent elsewhere."""
+Server and proxy run on the two cores that the actors need, where a real S3 does not. "Disk, as busy" is the same from disk
+beside a process that takes as much CPU as the two took in the round of S3 before it."""
+# Seconds within which that process is busy for its share.
+PERIOD = 0.02
 
 
 async def _serve(port: int, target: str, delay: float) -> None:
@@ -71,6 +76,17 @@ def proxy(port: int, target: str, delay: float) -> None:
     uvloop.run(_serve(port, target, delay))
 
 
+def be_busy(share: float) -> None:
+    """Take a share of one core for good, a little at a time as a server does."""
+    busy = 0.0
+    started = time.monotonic()
+    while True:
+        busy += share * PERIOD
+        while time.process_time() < busy:
+            pass
+        time.sleep(max(0.0, started + busy / share - time.monotonic()))
+
+
 def score(learner: str, images: str, root: str, endpoint: str, beside: list[int]) -> dict[str, Any]:
     """Seconds to score the images on two actors of a running cluster, and CPU seconds of some processes meanwhile.
 
@@ -96,6 +112,15 @@ def used(process: psutil.Process) -> float:
     return float(sum(one.cpu_times().user + one.cpu_times().system for one in each))
 
 
+@contextmanager
+def busy(share: float) -> Iterator[psutil.Process]:
+    """A process that takes a share of one core until the block ends."""
+    process = multiprocessing.get_context("spawn").Process(target=be_busy, args=(share,), daemon=True)
+    process.start()
+    yield psutil.Process(process.pid)
+    process.terminate()
+
+
 def fill(put: Any, folder: Path, copies: int) -> int:
     """Put the photos, and a few of them for the learner to be known, by ``put(name, data)``."""
     paths = sorted(path for path in folder.rglob("*") if path.is_file())
@@ -111,7 +136,7 @@ def measure(learner: str, images: str, copies: int, delay: float, repeats: int) 
     """Score from disk and from S3 in turns."""
     from drivetrain.store import Store
 
-    found: dict[str, Any] = {"disk": [], "s3": [], "server": [], "proxy": []}
+    found: dict[str, Any] = {"disk": [], "s3": [], "busy": [], "server": [], "proxy": [], "beside": []}
     os.environ["AWS_ACCESS_KEY_ID"], os.environ["AWS_SECRET_ACCESS_KEY"] = "benchmark", secrets.token_hex(16)
     with s3_server("benchmark", os.environ["AWS_SECRET_ACCESS_KEY"]) as server, tempfile.TemporaryDirectory() as disk:
         (port,) = free_ports(1)
@@ -123,14 +148,28 @@ def measure(learner: str, images: str, copies: int, delay: float, repeats: int) 
         found["images"] = fill(lambda name, data: store.create(f"{bucket}/{name}", data), Path(images), copies)
         fill(lambda name, data: Store().create(f"{disk}/{name}", data), Path(images), copies)
         weed = next(one for one in psutil.Process().children(recursive=True) if "weed" in one.name())
+        ours = ["--endpoint", f"http://127.0.0.1:{port}", "--beside", f"{weed.pid}", "--beside", f"{passing.pid}"]
+
+        def one(kind: str, turn: int) -> dict[str, Any]:
+            base = bucket if kind == "s3" else disk
+            about = ["--one", "--images", f"{base}/photos", "--root", f"{base}/root-{kind}-{turn}", learner]
+            return in_own_process(__file__, *about, *(ours if kind == "s3" else []))
+
         for turn in range(repeats):
-            base = ["--one", "--images", f"{disk}/photos", "--root", f"{disk}/root-{turn}", learner]
-            found["disk"].append(in_own_process(__file__, *base)["seconds"])
-            base = ["--one", "--images", f"{bucket}/photos", "--root", f"{bucket}/root-{turn}", learner]
-            base += ["--endpoint", f"http://127.0.0.1:{port}", "--beside", f"{weed.pid}", "--beside", f"{passing.pid}"]
-            one = in_own_process(__file__, *base)
-            for kind, value in zip(("s3", "server", "proxy"), (one["seconds"], *one["cpu"]), strict=True):
-                found[kind].append(value)
+            # Each goes first in its turn, should the machine grow slower or faster; S3 before what is as busy.
+            for kind in (("disk", "s3", "busy"), ("s3", "busy", "disk"))[turn % 2]:
+                if kind == "busy":
+                    share = (found["server"][-1] + found["proxy"][-1]) / found["s3"][-1]
+                    with busy(share) as process:
+                        found[kind].append(one(kind, turn)["seconds"])
+                        found["beside"].append(used(process))
+                    continue
+                scored = one(kind, turn)
+                found[kind].append(scored["seconds"])
+                if kind == "s3":
+                    for name, seconds in zip(("server", "proxy"), scored["cpu"], strict=True):
+                        found[name].append(seconds)
+        print({kind: found[kind] for kind in ("disk", "s3", "busy")}, file=sys.stderr)
         passing.terminate()
     return found
 
@@ -155,22 +194,15 @@ def main() -> None:
     for learner in given.learners:
         found = measure(learner, given.images, given.copies, given.delay, given.repeats)
         seconds = {kind: median(times) for kind, times in found.items() if kind != "images"}
-        disk, s3 = (found["images"] / seconds[kind] for kind in ("disk", "s3"))
-        elsewhere = seconds["disk"] / (seconds["s3"] - (seconds["server"] + seconds["proxy"]) / (os.cpu_count() or 1))
-        others = [f"{seconds[kind]:.1f}" for kind in ("server", "proxy")]
-        rows.append([Path(learner).stem, f"{disk:.1f}", f"{s3:.1f}", f"{s3 / disk:.3f}", *others, f"{elsewhere:.3f}"])
+        disk, s3, as_busy = (found["images"] / seconds[kind] for kind in ("disk", "s3", "busy"))
+        ratios = [f"{s3 / disk:.3f}", f"{s3 / as_busy:.3f}"]
+        others = [f"{seconds[kind]:.1f}" for kind in ("server", "proxy", "beside")]
+        rows.append([Path(learner).stem, *(f"{rate:.1f}" for rate in (disk, as_busy, s3)), *ratios, *others])
         photos = found["images"]
     lines = heading("From S3", "python benchmarks/s3.py", "torch", "ray", "openvino", "s3fs", "aiobotocore")
     lines += [f"{photos:,} photos, {given.delay:.0f} ms a request; medians of {given.repeats}.", ""]
-    heads = [
-        "learner",
-        "disk, images/s",
-        "S3, images/s",
-        "S3 of disk",
-        "server's CPU, s",
-        "proxy's CPU, s",
-        "without these",
-    ]
+    heads = ["learner", "disk, images/s", "disk, as busy", "S3", "S3 of disk", "S3 of disk, as busy"]
+    heads += ["server's CPU, s", "proxy's", "the busy process's"]
     publish(__file__, [*lines, *table(heads, rows), "", ABOUT])
 
 

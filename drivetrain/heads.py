@@ -20,6 +20,7 @@ from drivetrain.console import busy
 from drivetrain.errors import LearnerError, RunError
 from drivetrain.export import LearnerInfo
 from drivetrain.layout import Layout
+from drivetrain.outcomes import numbers_of
 from drivetrain.run import PartCounts, Run
 from drivetrain.schema import matrix, row_schema
 from drivetrain.store import Store
@@ -155,35 +156,23 @@ def columns_of(learner: Any, embeddings: npt.NDArray[np.float32]) -> dict[str, p
     Raises RunError when it says something that is not finite: such a row is a failed one, which is not made here.
     """
     info, found = learner.info, learner.predict_from(embeddings)
-    outputs = found.outputs
-    if not np.isfinite(outputs).all():
+    if not np.isfinite(found.outputs).all():
         raise RunError(
             "The new head gives NaN or infinity for some of the stored embeddings. "
             "Read the images, of which these become failed rows: the same command with   --full"
         )
-    if info.task == "regression":
-        return {"values": _lists(outputs)}
-    top, rows = outputs.argmax(1), np.arange(len(outputs))
-    words = pa.array(info.vocab, pa.string())
-    label = words.take(pa.array(top))
     columns = {
-        "label": label,
-        "label_index": pa.array(top.astype(np.int32)),
-        "labels": pa.ListArray.from_arrays(pa.array(np.arange(len(top) + 1, dtype=np.int32)), label),
-        "confidence": pa.array(outputs[rows, top]),
-        "probs": _lists(outputs),
+        name: _lists(values) if values.ndim > 1 else pa.array(values)
+        for name, values in numbers_of(info, found).items()
     }
-    if found.chosen is not None:
-        ends = np.concatenate([[0], np.cumsum(found.chosen.sum(1))]).astype(np.int32)
-        chosen = words.take(pa.array(np.nonzero(found.chosen)[1]))
-        return columns | {"labels": pa.ListArray.from_arrays(pa.array(ends), chosen)}
-    second = np.partition(outputs, -2, 1)[:, -2].astype(np.float64) if outputs.shape[1] > 1 else 0.0
-    logs = np.log(outputs, out=np.zeros_like(outputs), where=outputs > 0)
-    columns |= {
-        "margin": pa.array((outputs[rows, top].astype(np.float64) - second).astype(np.float32)),
-        "entropy": pa.array(-(outputs * logs).sum(1)),
-    }
-    return columns | ({} if found.energy is None else {"energy": pa.array(found.energy)})
+    if "label_index" not in columns:
+        return columns
+    words = pa.array(info.vocab, pa.string())
+    label = words.take(columns["label_index"])
+    chosen = label if found.chosen is None else words.take(pa.array(np.nonzero(found.chosen)[1]))
+    each = np.ones(len(label), int) if found.chosen is None else found.chosen.sum(1)
+    ends = np.concatenate([[0], np.cumsum(each)]).astype(np.int32)
+    return columns | {"label": label, "labels": pa.ListArray.from_arrays(pa.array(ends), chosen)}
 
 
 def _lists(values: npt.NDArray[np.float32]) -> pa.Array:

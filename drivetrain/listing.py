@@ -52,16 +52,22 @@ def _s3_pages(fs: Any, bucket: str, key: str, **more: str) -> Iterator[Mapping[s
     fs.connect()
     # Once for a client, however often: botocore knows it by its id.
     fs.s3.meta.events.register("before-parse.s3.ListObjectsV2", _read_objects, unique_id="drivetrain")
+    page = fs.call_s3("list_objects_v2", **request)
     with ThreadPoolExecutor(1) as ahead:
-        asked: Future[Mapping[str, Any]] | None = ahead.submit(fs.call_s3, "list_objects_v2", **request)
-        while asked:
-            page = asked.result()
-            asked = None
-            if page.get("IsTruncated"):
-                # The next page is on its way while this one is gone through.
-                following = request | {"ContinuationToken": page["NextContinuationToken"]}
-                asked = ahead.submit(fs.call_s3, "list_objects_v2", **following)
+        coming: Future[Mapping[str, Any]] | None = None
+        while True:
             yield page
+            if not page.get("IsTruncated"):
+                return
+            page = coming.result() if coming else fs.call_s3("list_objects_v2", **_after(page, request))
+            if page.get("IsTruncated"):
+                # The third page and all others are on their way while the one before is gone through. Who takes a look
+                # needs the first alone.
+                coming = ahead.submit(fs.call_s3, "list_objects_v2", **_after(page, request))
+
+
+def _after(page: Mapping[str, Any], request: dict[str, str]) -> dict[str, str]:
+    return request | {"ContinuationToken": page["NextContinuationToken"]}
 
 
 def _read_objects(response_dict: dict[str, Any], customized_response_dict: dict[str, Any], **_: Any) -> None:

@@ -16,11 +16,12 @@ from PIL import Image, ImageFilter
 
 from drivetrain.errors import ImageError
 from drivetrain.layout import Layout
+from drivetrain.opened import open_as
+from drivetrain.outcomes import outcome
 from drivetrain.perturbations import Change, compressed, lit
 from drivetrain.properties import properties_of
 from drivetrain.schema import row_schema
 from drivetrain.several import several_at_once
-from drivetrain.shard import open_as, outcome
 from drivetrain.store import Store
 
 # Of a reference; each is scored once for each kind of damage.

@@ -5,35 +5,29 @@ of a shard gets exactly one row: scored, or failed with its reason.
 """
 
 import hashlib
-import platform
 import time
 from collections import deque
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field
 from threading import Condition
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-import numpy as np
 import pyarrow as pa
 
-from drivetrain.admit import known_learner
 from drivetrain.cluster import cores_of_actor
-from drivetrain.engine import network_if_stored, read_int8
-from drivetrain.errors import ImageError, LearnerError, StoreError
-from drivetrain.export import LearnerInfo
+from drivetrain.errors import ImageError, StoreError
 from drivetrain.fetch import Fetched, Fetcher, Outage, most_bytes
 from drivetrain.layout import Layout
-from drivetrain.learner import Predictions, StoredLearner, flags_of
+from drivetrain.learner import flags_of
+from drivetrain.opened import open_as
+from drivetrain.outcomes import outcome
 from drivetrain.properties import properties_of
 from drivetrain.run import PartCounts, Run
-from drivetrain.schema import round_mantissa, row_schema
+from drivetrain.schema import row_schema
 from drivetrain.several import several_at_once
 from drivetrain.store import Store
-
-if TYPE_CHECKING:
-    from drivetrain.learner import ExportedLearner
 
 FETCHERS = 16
 # Two batches of images are in memory at a time, whatever their size.
@@ -323,47 +317,6 @@ def _size(prepared: Prepared) -> int:
     return int(getattr(prepared.item, "nbytes", 0))
 
 
-def open_as(
-    store: Store,
-    layout: Layout,
-    sha256: str,
-    settings: Mapping[str, Any],
-    *,
-    vouched: bool,
-    one_thread: bool,
-    gpu: bool,
-) -> "ExportedLearner | StoredLearner":
-    """Open a learner of the root under the settings of its runs. Raises LearnerError.
-
-    On a CPU that is the stored one, which has to give on this processor what torch gave where it was proved.
-    """
-    model_id, embedding, engine = sha256[:12], settings["embedding"], settings["engine"]
-    threads = 1 if one_thread else None
-    if engine == "torch":
-        from drivetrain.learner import open_learner
-
-        half = settings["precision"] == "float16"
-        data = store.read(layout.export(model_id))
-        return open_learner(data, sha256, embedding, vouched=vouched, half=half, threads=threads, gpu=gpu)
-    int8 = read_int8(store, layout, model_id, embedding) if engine == "int8" else None
-    info = known_learner(store, layout, model_id, embedding)
-    network = network_if_stored(store, layout, model_id, embedding) if info is not None else None
-    if info is not None and network is not None:
-        learner = StoredLearner(network, info, threads, int8)
-    else:
-        # A root from before networks were stored.
-        from drivetrain.learner import open_learner
-
-        export = store.read(layout.export(model_id))
-        learner = open_learner(export, sha256, embedding, vouched=vouched, threads=threads).as_stored(threads, int8)
-    if reason := learner.differs_here():
-        raise LearnerError(
-            f"On {platform.node()} the engine {engine} does not give what it gave where it was proved: {reason}. "
-            "Use   --engine torch   for clusters of different machines."
-        )
-    return learner
-
-
 def cut(images: list[dict[str, Any]], most: int) -> list[list[dict[str, Any]]]:
     """Cut images into batches of at most ``most`` images and BATCH_BYTES, which bounds what is read ahead."""
     batches: list[list[dict[str, Any]]] = []
@@ -376,37 +329,6 @@ def cut(images: list[dict[str, Any]], most: int) -> list[list[dict[str, Any]]]:
         batches[-1].append(image)
         total += size
     return batches
-
-
-def outcome(info: LearnerInfo, found: Predictions) -> dict[str, Any]:
-    """The columns of a row that come from the learner, for one image.
-
-    Long ones stay arrays, which Arrow takes as they are: a thousand Python floats cost more than all else in a row.
-    """
-    embedding = None if found.embeddings is None else round_mantissa(found.embeddings[0])
-    columns: dict[str, Any] = {"embedding": embedding}
-    outputs = found.outputs[0]
-    if info.task == "regression":
-        return columns | {"values": outputs}
-    top = int(outputs.argmax())
-    columns |= {
-        "label": info.vocab[top],
-        "label_index": top,
-        "labels": [info.vocab[top]],
-        "confidence": float(outputs[top]),
-        "probs": outputs,
-    }
-    if found.chosen is not None:
-        columns["labels"] = [word for word, yes in zip(info.vocab, found.chosen[0], strict=True) if yes]
-        return columns
-    second = float(np.partition(outputs, -2)[-2]) if len(outputs) > 1 else 0.0
-    positive = outputs[outputs > 0]
-    columns |= {
-        "margin": float(outputs[top]) - second,
-        "entropy": float(-(positive * np.log(positive)).sum()),
-        "energy": float(found.energy[0]) if found.energy is not None else None,
-    }
-    return columns
 
 
 def _fail(row: dict[str, Any], error: ImageError) -> None:

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 import zoo
 
-from drivetrain import shard
+from drivetrain import opened
 from drivetrain.admit import admit_learner
 from drivetrain.config import Config
 from drivetrain.engine import choose_engine, read_network
@@ -161,9 +161,9 @@ def test_a_reference_by_torch_serves_a_run_by_openvino(config: Config) -> None:
 def test_a_node_that_computes_something_else_fails_loudly(config: Config, monkeypatch: pytest.MonkeyPatch) -> None:
     """What torch gave where the network was proved is changed, as if this node's processor gave other numbers."""
     run = run_of(config, score_images(config))
-    read = shard.network_if_stored
+    read = opened.network_if_stored
     for array in ("raw", "embeddings"):
-        monkeypatch.setattr(shard, "network_if_stored", lambda *about, array=array: changed(read(*about), array))
+        monkeypatch.setattr(opened, "network_if_stored", lambda *about, array=array: changed(read(*about), array))
         with pytest.raises(LearnerError, match=r"does not give what it gave where it was proved.*--engine torch"):
             ShardScorer(Store(), run.layout.root, run.record.run_id, 16)
 

@@ -21,12 +21,12 @@ from drivetrain.heads import columns_of, why_not
 from drivetrain.layout import Layout
 from drivetrain.learner import difference, open_learner
 from drivetrain.learner.body import body_of, head_of
+from drivetrain.outcomes import outcome
 from drivetrain.planruns import counting_run
 from drivetrain.reference import comparable
 from drivetrain.root import to_json
 from drivetrain.run import Run
 from drivetrain.schema import row_schema
-from drivetrain.shard import outcome
 from drivetrain.store import Store
 
 NEW = "7c" * 32

@@ -13,7 +13,7 @@ import pytest
 import torch
 from fastai.vision.all import ImageDataLoaders, Learner, Resize
 
-from drivetrain import shard
+from drivetrain import opened as opening
 from drivetrain.admit import admit_known
 from drivetrain.config import Config
 from drivetrain.engine import choose_engine, read_int8, read_network
@@ -195,7 +195,7 @@ def test_another_processor_fails_loudly(run: Run) -> None:
     stored = read_int8(run.store, run.layout, run.record.model_id, "head")
     other = changed(stored, 5.0, "kept.npz")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(shard, "read_int8", lambda *_: other)
+        patch.setattr(opening, "read_int8", lambda *_: other)
         with pytest.raises(LearnerError, match=r"engine int8 does not give what it gave.*outputs differ by 5"):
             ShardScorer(Store(), run.layout.root, run.record.run_id, 16)
 
