@@ -34,8 +34,8 @@ sys.path.append(str(Path(__file__).parents[1] / "tests"))
 from servers import free_ports, s3_server
 
 ABOUT = """\
-Server and proxy run on the two cores that the actors need, where a real S3 does not. "Disk, as busy" is the same from disk
-beside a process that takes as much CPU as the two took in the round of S3 before it."""
+Server and proxy run on the two cores that the actors need, where a real S3 does not. "Disk, as busy" is the same from
+disk beside a process that takes as much CPU as the two took in the round of S3 before it."""
 # Seconds within which that process is busy for its share.
 PERIOD = 0.02
 
