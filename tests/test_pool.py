@@ -139,13 +139,12 @@ def test_steps_that_end_their_actor_twice_are_left_out_and_no_others(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("actors", [1, 2])
 def test_a_step_that_ends_who_looks_ahead_at_it_takes_no_more_actors_than_another(
-    ray: None, tmp_path: Path, capsys: pytest.CaptureFixture[str], actors: int
+    ray: None, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Whoever looks at task 4 ahead dies of its step 7."""
+    """Whoever looks at task 4 ahead dies of its step 7. With two actors an idle one might have taken task 4 over."""
     make = partial(Doubling, tmp_path, dies_at=((4, 7),), looks_ahead=True)
-    done = dict(pool.run_tasks(make, range(9), actors=actors))
+    done = dict(pool.run_tasks(make, range(9), actors=1))
     assert done == {task: 2 * task - (task == 4) for task in range(9)}
     tries = [*tmp_path.glob("4.7.*"), *tmp_path.glob("4-*")]
     assert len(tries) == 3 == capsys.readouterr().err.count("An actor died"), tries
