@@ -171,10 +171,10 @@ def _read(store: Store, record: str, where: Callable[[str], str]) -> bytes | Non
     named = from_json(store, record)
     if named is None:
         return None
-    sha256 = named["sha256"]
     try:
+        sha256 = named["sha256"]
         data = store.fetch(where(sha256))[0]
-    except FileNotFoundError as error:
+    except (KeyError, FileNotFoundError) as error:
         raise _gone(record) from error
     if hashlib.sha256(data).hexdigest() != sha256:
         raise StoreError(f"The run is computed with what {record} names, which is damaged. " + _AFRESH)
